@@ -1,0 +1,71 @@
+"""`python -m psr_runtime STAGE [--config FILE]`: the door through which every pod and process enters."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from psr_runtime.stage import STAGES, run_stage
+
+EXAMPLES = """examples:
+  python -m psr_runtime evaluate --config evaluate.json
+  PSR_STAGE_CONFIG='{"output": "file:///out/m1", …}' python -m psr_runtime sft
+  python -m psr_runtime search --schema          # JSON schema of the configuration
+
+exit codes:
+  0 done · 64 configuration wrong · 65 data wrong · 66 input missing · 75 stopped or temporary, run it again
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line, find the configuration and run the stage."""
+    parser = argparse.ArgumentParser(
+        prog="python -m psr_runtime",
+        description="Run one stage: read URIs, work, write an artefact, leave one result.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    summaries = {name: stage.summary for name, stage in STAGES.items()} | {"serve": "serve a model with vLLM"}
+    for name, summary in summaries.items():
+        command = stages.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_argument("--config", type=Path, metavar="FILE", help="configuration (else PSR_STAGE_CONFIG)")
+        command.add_argument("--schema", action="store_true", help="print the configuration's JSON schema and exit")
+    options = parser.parse_args(arguments)
+
+    if options.schema:
+        from psr_runtime.config import ServeStage
+
+        kind = STAGES[options.stage].config if options.stage in STAGES else ServeStage
+        print(json.dumps(kind.model_json_schema(by_alias=True), indent=1))
+        return 0
+    if options.config is not None:
+        try:
+            document = options.config.read_text()
+        except OSError as error:
+            print(f"{options.config}: cannot be read ({error.strerror})", file=sys.stderr)
+            return 64
+        source = str(options.config)
+    elif "PSR_STAGE_CONFIG" in os.environ:
+        document, source = os.environ["PSR_STAGE_CONFIG"], "PSR_STAGE_CONFIG"
+    else:
+        print("no configuration: set PSR_STAGE_CONFIG or give --config FILE", file=sys.stderr)
+        return 64
+    if options.stage == "serve":
+        from psr_runtime.serve import run_server
+
+        return run_server(document, source=source)
+    return run_stage(options.stage, document, source=source)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,233 @@
+"""Artefacts: folders of immutable files that exist once their `manifest.json` does.
+
+`publish` writes the files and, last, the manifest by conditional put; `fetch` brings an artefact to this machine
+and verifies it. A folder without manifest (a Hugging Face model, a problem file) can be an input too; its digest is
+then taken from its content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from psr_runtime.errors import DataError, InputMissing
+from psr_runtime.storage import Storage, join, sha256_of
+
+MANIFEST = "manifest.json"
+PARALLEL = 8
+
+
+class FileEntry(BaseModel):
+    """One file of an artefact: path below its folder, size in bytes, sha256 in hexadecimal."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    path: str
+    size: int
+    sha256: str
+
+
+class InputEntry(BaseModel):
+    """One input of an artefact: where it was read and the digest of what was read (lineage)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    uri: str
+    digest: str
+
+
+class Manifest(BaseModel):
+    """`manifest.json`: what an artefact is made of and from. Two runs of the same work write the same bytes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    stage: str
+    schema_version: int
+    digest: str
+    files: list[FileEntry]
+    inputs: dict[str, InputEntry]
+    configuration: dict[str, Any]
+    versions: dict[str, str]
+    metadata: dict[str, Any]
+    result: dict[str, Any]
+
+    def to_bytes(self) -> bytes:
+        return (json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n").encode()
+
+    @property
+    def identity(self) -> str:
+        """sha256 of the manifest's bytes: the digest by which later stages name this artefact."""
+        return "sha256:" + hashlib.sha256(self.to_bytes()).hexdigest()
+
+
+def read_manifest(storage: Storage, uri: str) -> Manifest | None:
+    """The manifest of an artefact, or None where none was published.
+
+    Raises:
+        DataError: the manifest is there and cannot be read.
+    """
+    place = join(uri, MANIFEST)
+    try:
+        data = storage.read(place)
+    except InputMissing:
+        return None
+    try:
+        return Manifest.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise DataError(f"{place}: {where}: {first['msg']}; this is no manifest of an artefact") from error
+
+
+def require_manifest(storage: Storage, uri: str, stages: tuple[str, ...]) -> Manifest:
+    """The manifest of an artefact that one of `stages` made.
+
+    Raises:
+        InputMissing: nothing was published there.
+        DataError: another stage made it.
+    """
+    manifest = read_manifest(storage, uri)
+    if manifest is None:
+        raise InputMissing(f"{uri}: no {MANIFEST}; the stage that makes it ({' or '.join(stages)}) has not finished")
+    if manifest.stage not in stages:
+        raise DataError(f"{uri}: made by stage {manifest.stage}, not by {' or '.join(stages)}")
+    return manifest
+
+
+def digest_of_input(storage: Storage, uri: str) -> str:
+    """Digest of an input: its manifest's identity, or of its content where it has no manifest.
+
+    Raises:
+        InputMissing: nothing is there.
+    """
+    manifest = read_manifest(storage, uri)
+    if manifest is not None:
+        return manifest.identity
+    objects = storage.list(uri)
+    if not objects:
+        raise InputMissing(f"{uri}: nothing is there; check the URI, or wait for the stage that writes it")
+    total = hashlib.sha256()
+    for item in objects:
+        path = storage.local_path(item.uri)
+        content = sha256_of(path) if path else hashlib.sha256(storage.read(item.uri)).hexdigest()
+        total.update(f"{item.uri[len(uri) :].strip('/')}\0{content}\n".encode())
+    return "sha256:" + total.hexdigest()
+
+
+def publish(
+    storage: Storage,
+    uri: str,
+    folder: Path,
+    *,
+    stage: str,
+    schema_version: int,
+    digest: str,
+    inputs: Mapping[str, InputEntry],
+    configuration: Mapping[str, Any],
+    versions: Mapping[str, str],
+    metadata: Mapping[str, Any],
+    result: Mapping[str, Any],
+) -> Manifest:
+    """Write every file of `folder` below `uri` and the manifest last.
+
+    Files already there with the same size and content (an earlier attempt that was stopped) are kept.
+
+    Returns:
+        The manifest that stands at `uri` afterwards: ours, or that of a writer who was first with the same digest.
+
+    Raises:
+        DataError: somebody published another digest there first.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        entries = list(
+            pool.map(
+                lambda path: FileEntry(
+                    path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=sha256_of(path)
+                ),
+                paths,
+            )
+        )
+        for done in [
+            pool.submit(storage.upload, path, join(uri, entry.path)) for path, entry in zip(paths, entries, strict=True)
+        ]:
+            done.result()
+    manifest = Manifest(
+        stage=stage,
+        schema_version=schema_version,
+        digest=digest,
+        files=entries,
+        inputs=dict(inputs),
+        configuration=dict(configuration),
+        versions=dict(versions),
+        metadata=dict(metadata),
+        result=dict(result),
+    )
+    if storage.create(join(uri, MANIFEST), manifest.to_bytes()):
+        return manifest
+    winner = read_manifest(storage, uri)
+    if winner is None or winner.digest != digest:
+        raise DataError(other_digest(uri, digest, winner.digest if winner else "unknown"))
+    return winner
+
+
+def other_digest(uri: str, wanted: str, found: str) -> str:
+    """The message for an output that holds the result of another configuration."""
+    return (
+        f"{uri}: holds the result of another configuration ({found}, this one is {wanted}); "
+        "choose another output or set rerun"
+    )
+
+
+def fetch(storage: Storage, uri: str, to: Path, *, below: str = "") -> Path:
+    """Bring an artefact's files to this machine and verify size and sha256 of each.
+
+    A `file://` artefact is verified where it lies and not copied; others are downloaded to `to`, files that are there
+    already with the right content are kept.
+
+    Args:
+        below: only files under this folder of the artefact.
+
+    Returns:
+        The folder that holds the files (`below` included).
+
+    Raises:
+        InputMissing: no artefact, or a file of it is gone.
+        DataError: a file does not fit the manifest.
+    """
+    manifest = read_manifest(storage, uri)
+    if manifest is None:
+        raise InputMissing(f"{uri}: no {MANIFEST}; the artefact is missing or was not finished")
+    prefix = below.strip("/") + "/" if below else ""
+    entries = [entry for entry in manifest.files if entry.path.startswith(prefix)]
+    if not entries:
+        raise InputMissing(f"{uri}: the artefact has no files under {below or 'it'}")
+    place = storage.local_path(uri)
+    root = place if place is not None else to
+
+    def bring(entry: FileEntry) -> None:
+        path = root / entry.path
+        if place is None and not (
+            path.is_file() and path.stat().st_size == entry.size and sha256_of(path) == entry.sha256
+        ):
+            storage.download(join(uri, entry.path), path)
+        _verify(path, entry, join(uri, entry.path))
+
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        for done in [pool.submit(bring, entry) for entry in entries]:
+            done.result()
+    return root / below if below else root
+
+
+def _verify(path: Path, entry: FileEntry, uri: str) -> None:
+    if not path.is_file():
+        raise InputMissing(f"{uri}: the manifest lists this file and it is gone; make the artefact again")
+    size = path.stat().st_size
+    if size != entry.size:
+        raise DataError(f"{uri}: {size} bytes where the manifest says {entry.size}; the file is truncated or foreign")
+    found = sha256_of(path)
+    if found != entry.sha256:
+        raise DataError(f"{uri}: sha256 {found} where the manifest says {entry.sha256}; the file was changed")

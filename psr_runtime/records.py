@@ -1,0 +1,289 @@
+"""What a line of each data set holds, and the one reader that checks it at the door.
+
+Every data set is JSON lines. A wrong line is an error that names the file, the line and the field.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, TypeVar
+
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from psr_runtime.errors import DataError, InputMissing
+from psr_runtime.storage import Storage, join
+
+
+class Record(BaseModel):
+    """Base of the records that PSR writes itself: closed and frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def to_line(self) -> str:
+        """One JSON line, keys in declared order, without unset optionals."""
+        return json.dumps(self.model_dump(mode="json", exclude_none=True), ensure_ascii=False) + "\n"
+
+
+class GivenRecord(BaseModel):
+    """Base of the records that users bring: fields that PSR does not know are dropped."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, coerce_numbers_to_str=True)
+
+
+# --- what users bring --------------------------------------------------------------------------------------
+
+
+class SearchProblem(GivenRecord):
+    """A problem as the search sees it. It has no field for an answer, so none can be read after M1."""
+
+    id: str = ""
+    problem: str = Field(min_length=1, validation_alias=AliasChoices("problem", "question"))
+
+
+class GradedProblem(GivenRecord):
+    """A problem with its gold answer, for evaluation. GSM8K's `… #### n` is read as `n`."""
+
+    id: str = ""
+    problem: str = Field(min_length=1, validation_alias=AliasChoices("problem", "question"))
+    answer: str = Field(validation_alias=AliasChoices("answer", "final_answer"))
+
+    @field_validator("answer", mode="before")
+    @classmethod
+    def _one_answer(cls, value: Any) -> Any:
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        if isinstance(value, str) and "####" in value:
+            value = value.rsplit("####", 1)[1].strip()
+        return value
+
+
+class IFTRecord(GivenRecord):
+    """A solution in steps, to learn solving from. Paper section 3: `steps` hold their `Step n: ` headers."""
+
+    problem: str = Field(min_length=1, validation_alias=AliasChoices("problem", "question"))
+    steps: list[str] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _headers(self) -> IFTRecord:
+        for number, step in enumerate(self.steps, 1):
+            if not step.startswith(f"Step {number}:"):
+                raise ValueError(f"steps[{number - 1}] must start with 'Step {number}:'")
+        return self
+
+
+class EFTRecord(GivenRecord):
+    """A judgement of two candidate steps, to learn judging from. Paper section 6."""
+
+    problem: str = Field(min_length=1, validation_alias=AliasChoices("problem", "question"))
+    steps: list[str] = Field(default=[], description="the steps before the two candidates")
+    a: str = Field(min_length=1)
+    b: str = Field(min_length=1)
+    judgement: str = Field(min_length=1, description="explanation that ends with [[A]] or [[B]]")
+
+    @field_validator("judgement")
+    @classmethod
+    def _has_verdict(cls, value: str) -> str:
+        if "[[A]]" not in value and "[[B]]" not in value:
+            raise ValueError("must hold the verdict [[A]] or [[B]]")
+        return value
+
+
+# --- what the search writes --------------------------------------------------------------------------------
+
+Ended = Literal["stop", "eos", "length"]
+
+
+class Candidate(Record):
+    """One sampled next step.
+
+    Attributes:
+        ids: token ids as sampled and cut at the step's end; EOS is in them iff it was sampled.
+        text: the step without special tokens, right-stripped.
+        ended: `stop` at the next header, `eos`, or `length`.
+        fault: why it cannot be used, or None.
+        final: whether it ends the solution.
+    """
+
+    ids: list[int]
+    text: str
+    ended: Ended
+    final: bool
+    fault: Literal["Malformed", "Truncated", "ContextFull"] | None = None
+
+
+class Verdict(Record):
+    """One judge call: candidate `a` in slot A against `b` in slot B (indices into the distinct candidates).
+
+    Attributes:
+        choice: `A`, `B`, or None where no verdict was found.
+        text: the judgement.
+    """
+
+    a: int
+    b: int
+    choice: Literal["A", "B"] | None
+    text: str
+
+
+class Level(Record):
+    """One sampled level of a problem's search, finished: what was sampled, judged and decided.
+
+    Attributes:
+        number: position in the problem's log, from 0.
+        level: step number l, from 1.
+        attempt: how often this level was sampled before in this problem.
+        path_digest: digest of the path that the candidates continue.
+        candidates: in shuffled order.
+        distinct: for each candidate the index of its text among the distinct usable ones, None where it has a fault.
+        scores: Score_l,i of each candidate (paper eq. 2), None where it has a fault.
+        decision: what was done.
+        best, worst: indices into `candidates`.
+    """
+
+    problem_id: str
+    number: int
+    level: int
+    attempt: int
+    path_digest: str
+    candidates: list[Candidate]
+    distinct: list[int | None]
+    verdicts: list[Verdict]
+    scores: list[int | None]
+    decision: Literal["Keep", "Accept", "RollBack", "End"]
+    reason: str
+    best: int | None = None
+    worst: int | None = None
+    candidate_tokens: int = 0
+    judge_tokens: int = 0
+
+
+class Tree(Record):
+    """A problem's finished search: its levels and how it ended.
+
+    Attributes:
+        kept: for each step of the surviving path, the number of its level in `levels`.
+        outcome: `Solved`, `RollbackLimit`, `IterationLimit`, `ContextFull`.
+    """
+
+    problem_id: str
+    problem: str
+    levels: list[Level]
+    kept: list[int]
+    outcome: Literal["Solved", "RollbackLimit", "IterationLimit", "ContextFull"]
+
+
+class Pair(Record):
+    """A step preference pair of the surviving path. Paper 8.5, 9.1.
+
+    Attributes:
+        prompt_ids: the solver prompt.
+        path_ids: ids of each kept step before this one.
+        chosen_ids, rejected_ids: header and trailing newline included, EOS iff sampled.
+        scores: the scores of all candidates of the level, usable ones only.
+        multiplicity: how many candidates had the chosen and the rejected text.
+        no_verdict: judge calls of the level without a verdict.
+    """
+
+    problem_id: str
+    iteration: int
+    level: int
+    attempt: int
+    prompt_ids: list[int]
+    path_ids: list[list[int]]
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+    chosen_ended: Ended
+    rejected_ended: Ended
+    scores: list[int]
+    multiplicity: list[int]
+    no_verdict: int
+    model_digest: str
+    tokenizer_digest: str
+    template_digest: str
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+class Prediction(Record):
+    """One answer of an evaluation."""
+
+    id: str
+    problem: str
+    gold: str
+    response: str
+    answer: str | None
+    correct: bool
+    tokens: int
+    steps: int
+    ended: Ended
+
+
+# --- reading and writing -----------------------------------------------------------------------------------
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def read_records(storage: Storage, uri: str, kind: type[R]) -> list[R]:
+    """Every record of a JSON-lines file.
+
+    Raises:
+        InputMissing: no such file.
+        DataError: a line is broken; the message names file, line and field.
+    """
+    return list(parse_records(storage.read(uri).decode("utf-8", errors="surrogateescape"), uri, kind))
+
+
+def parse_records(text: str, source: str, kind: type[R]) -> Iterator[R]:
+    """Records of JSON-lines text. Empty lines are passed over; see `read_records` for errors."""
+    found = False
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        found = True
+        try:
+            yield kind.model_validate_json(line)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            where = ".".join(str(part) for part in fault["loc"]) or "the line"
+            raise DataError(f"{source}, line {number}: {where}: {fault['msg']}") from error
+        except UnicodeError as error:
+            raise DataError(f"{source}, line {number}: not UTF-8") from error
+    if not found:
+        raise DataError(f"{source}: the file is empty; expected one {kind.__name__} a line")
+
+
+def read_set(storage: Storage, uri: str, name: str, kind: type[R]) -> list[R]:
+    """Records of file `name` of an artefact, or of `uri` itself when it is a file."""
+    try:
+        return read_records(storage, join(uri, name), kind)
+    except InputMissing:
+        return read_records(storage, uri, kind)
+
+
+def with_ids(problems: Iterable[Any]) -> list[Any]:
+    """Problems with an id each: their own, or `p<line>`; ids must be unique.
+
+    Raises:
+        DataError: an id stands twice.
+    """
+    seen: dict[str, int] = {}
+    named = []
+    for number, problem in enumerate(problems, 1):
+        item = problem if problem.id else problem.model_copy(update={"id": f"p{number}"})
+        if item.id in seen:
+            raise DataError(
+                f"record {number}: id {item.id!r} stands at record {seen[item.id]} already; make ids unique"
+            )
+        seen[item.id] = number
+        named.append(item)
+    return named
