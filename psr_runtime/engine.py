@@ -1,0 +1,219 @@
+"""Client of a PolicyServer: token ids in, token ids out, for one model digest and no other.
+
+Every sampling field is sent with every request, so that no server default leaks in. A server that is not there, not
+ready or still serves another model is waited for; what it answers under another digest is never accepted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Literal, Protocol
+
+import httpx
+
+from psr_runtime.config import Endpoint
+from psr_runtime.errors import ConfigurationError, DataError, Interrupted
+
+SERVED_NAME = "psr"
+"""Name under which a PolicyServer serves whatever model it has; the digest tells models apart."""
+
+DIGEST_HEADER = "X-PSR-Model-Digest"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample.
+
+    Attributes:
+        n: completions per prompt, from one prefill.
+        seed: 48-bit seed of the request, None for none.
+        stop: strings that end a completion; the text after them is not sampled.
+        stop_token_ids: ids that end a completion and stay in it.
+    """
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    n: int = 1
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One completion: its ids as sampled (a stop token is among them, ids of a stop string too) and why it ended."""
+
+    token_ids: list[int]
+    finish_reason: Literal["stop", "length"]
+
+
+@dataclass
+class Usage:
+    """Tokens of one purpose: prompts sent, of them found in the prefix cache, and sampled."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Engine(Protocol):
+    """What search and evaluation need of a server. Usable as an async context manager."""
+
+    usage: dict[str, Usage]
+
+    async def complete(
+        self, prompt_ids: list[int], sampling: Sampling, *, purpose: str, affinity: str
+    ) -> list[Completion]:
+        """Sample `sampling.n` completions of a prompt.
+
+        Args:
+            purpose: under what to count the tokens (`candidates`, `judge`, `evaluate`).
+            affinity: requests of the same value go to the same replica, so that they share its prefix cache.
+        """
+        ...
+
+    async def context_length(self) -> int:
+        """Tokens that prompt and completion may have together."""
+        ...
+
+    async def __aenter__(self) -> Engine: ...
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def open_engine(endpoint: Endpoint, digest: str) -> Engine:
+    """The engine that answers for the model of this digest. Bearer key: `PSR_SERVER_KEY`, where the server has one."""
+    return VLLMClient(endpoint, endpoint.model_digest or digest, os.environ.get("PSR_SERVER_KEY"))
+
+
+@dataclass
+class VLLMClient:
+    """`Engine` on the OpenAI completions route of vLLM, with its token-id extensions.
+
+    Attributes:
+        endpoint: replicas and how long to wait for them.
+        digest: the model that must answer.
+        key: bearer key, None for an open server.
+    """
+
+    endpoint: Endpoint
+    digest: str
+    key: str | None = None
+    usage: dict[str, Usage] = field(default_factory=dict)
+    _client: httpx.AsyncClient | None = None
+    _context: int | None = None
+
+    async def __aenter__(self) -> VLLMClient:
+        headers = {DIGEST_HEADER: self.digest}
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
+        self._client = httpx.AsyncClient(
+            headers=headers,
+            timeout=httpx.Timeout(None, connect=10.0),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=256),
+            trust_env=False,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+    async def context_length(self) -> int:
+        if self._context is None:
+            answer = await self._ask("GET", self.endpoint.urls[0], "/v1/models", None)
+            self._context = int(answer["data"][0]["max_model_len"])
+        return self._context
+
+    async def complete(
+        self, prompt_ids: list[int], sampling: Sampling, *, purpose: str, affinity: str
+    ) -> list[Completion]:
+        body: dict[str, Any] = {
+            "model": SERVED_NAME,
+            "prompt": prompt_ids,
+            "n": sampling.n,
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": 0,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+            "min_tokens": 0,
+            "ignore_eos": False,
+            "stop": list(sampling.stop),
+            "stop_token_ids": list(sampling.stop_token_ids),
+            "skip_special_tokens": False,
+            "spaces_between_special_tokens": False,
+            "return_token_ids": True,
+        }
+        if sampling.seed is not None:
+            body["seed"] = sampling.seed
+        answer = await self._ask("POST", self._replica(affinity), "/v1/completions", body)
+        self._count(purpose, answer.get("usage") or {})
+        choices = sorted(answer["choices"], key=lambda choice: int(choice["index"]))
+        return [
+            Completion(list(choice["token_ids"]), "length" if choice["finish_reason"] == "length" else "stop")
+            for choice in choices
+        ]
+
+    def _replica(self, affinity: str) -> str:
+        urls = self.endpoint.urls
+        return urls[int.from_bytes(hashlib.sha256(affinity.encode()).digest()[:6], "big") % len(urls)]
+
+    def _count(self, purpose: str, usage: dict[str, Any]) -> None:
+        total = self.usage.setdefault(purpose, Usage())
+        total.requests += 1
+        total.prompt_tokens += int(usage.get("prompt_tokens") or 0)
+        total.completion_tokens += int(usage.get("completion_tokens") or 0)
+        total.cached_tokens += int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
+
+    async def _ask(self, verb: str, base: str, route: str, body: dict[str, Any] | None) -> dict[str, Any]:
+        """One request, waiting while the server is away, not ready or on another model.
+
+        Raises:
+            Interrupted: it did not become ready in time.
+            ConfigurationError: the key is refused.
+            DataError: the server refuses the request itself.
+        """
+        assert self._client is not None, "use the client as an async context manager"
+        url = base.rstrip("/") + route
+        deadline = time.monotonic() + self.endpoint.ready_seconds
+        pause = 0.05
+        while True:
+            try:
+                response = await self._client.request(verb, url, json=body)
+            except httpx.TransportError as error:
+                why = f"cannot be reached ({type(error).__name__})"
+            else:
+                if response.status_code == 200:
+                    answer: dict[str, Any] = response.json()
+                    return answer
+                if response.status_code in (401, 403):
+                    raise ConfigurationError(f"{url}: the server refuses the bearer key; check PSR_SERVER_KEY")
+                if response.status_code in (400, 404, 413, 422):
+                    raise DataError(f"{url}: the server refuses the request: {response.text[:500]}")
+                why = f"answers {response.status_code}: {response.text[:200]}"
+            if time.monotonic() >= deadline:
+                raise Interrupted(f"{url}: not ready for {self.digest} in {self.endpoint.ready_seconds} s; it {why}")
+            await asyncio.sleep(pause)
+            pause = min(2.0, pause * 1.5)
+
+
+def seed_of(*parts: str | int | Sequence[int]) -> int:
+    """A 48-bit seed from SHA-256 over the parts. Never arithmetic: vLLM gives child i of a request `seed + i`."""
+    text = "\x1f".join(",".join(map(str, part)) if not isinstance(part, str | int) else str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
