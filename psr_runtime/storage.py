@@ -148,25 +148,25 @@ class FileStore:
         return Path(path)
 
     def read(self, uri: str) -> bytes:
-        with _file_errors(uri):
+        with file_errors(uri):
             return self.path(uri).read_bytes()
 
     def write(self, uri: str, data: bytes) -> None:
         path = self.path(uri)
-        with _file_errors(uri), _temporary_beside(path) as temporary:
+        with file_errors(uri), _temporary_beside(path) as temporary:
             _write_durably(temporary, data)
             os.replace(temporary, path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
 
     def create(self, uri: str, data: bytes) -> bool:
         path = self.path(uri)
-        with _file_errors(uri), _temporary_beside(path) as temporary:
+        with file_errors(uri), _temporary_beside(path) as temporary:
             _write_durably(temporary, data)
             try:
                 os.link(temporary, path)
             except FileExistsError:
                 return False
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
             return True
 
     def list(self, uri: str) -> Iterator[StoredObject]:
@@ -182,7 +182,7 @@ class FileStore:
                         yield StoredObject(f"{base}/{path.relative_to(root).as_posix()}", path.stat().st_size)
 
     def delete(self, uri: str) -> None:
-        with _file_errors(uri):
+        with file_errors(uri):
             path = self.path(uri)
             path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
@@ -190,7 +190,7 @@ class FileStore:
 
     def upload(self, path: Path, uri: str) -> None:
         target = self.path(uri)
-        with _file_errors(uri), _temporary_beside(target) as temporary:
+        with file_errors(uri), _temporary_beside(target) as temporary:
             with open(path, "rb") as source, open(temporary, "wb") as copy:
                 shutil.copyfileobj(source, copy, CHUNK)
                 copy.flush()
@@ -199,7 +199,7 @@ class FileStore:
 
     def download(self, uri: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _file_errors(uri):
+        with file_errors(uri):
             shutil.copyfile(self.path(uri), path)
 
 
@@ -225,7 +225,19 @@ def _write_durably(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, their entries flushed to disk."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for item in reversed(missing):
+        item.mkdir(exist_ok=True)
+        sync_folder(item.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to disk: files created, renamed or linked in it."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -234,8 +246,8 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _file_errors(uri: str) -> Iterator[None]:
-    """Translate the operating system's errors into the stage contract's."""
+def file_errors(uri: str) -> Iterator[None]:
+    """Translate the operating system's errors about `uri` into the stage contract's."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
