@@ -243,9 +243,13 @@ def read_records(storage: Storage, uri: str, kind: type[R]) -> list[R]:
     return list(parse_records(storage.read(uri).decode("utf-8", errors="surrogateescape"), uri, kind))
 
 
-def parse_records(text: str, source: str, kind: type[R]) -> Iterator[R]:
-    """Records of JSON-lines text. Empty lines are passed over; see `read_records` for errors."""
-    found = False
+def parse_records(text: str, source: str, kind: type[R], *, empty: bool = False) -> Iterator[R]:
+    """Records of JSON-lines text. Empty lines are passed over; see `read_records` for errors.
+
+    Args:
+        empty: whether text without any record is fine.
+    """
+    found = empty
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue

@@ -7,6 +7,7 @@ output holds this very result, and otherwise calls the stage and publishes what 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 import json
@@ -18,12 +19,12 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata as distributions
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -40,6 +41,8 @@ from psr_runtime.config import StageConfig, given_uris, stage_digest
 from psr_runtime.errors import ConfigurationError, DataError, InputMissing, Interrupted, StageError
 from psr_runtime.progress import Progress
 from psr_runtime.storage import Storage, join
+
+T = TypeVar("T")
 
 RESULT_BYTES = 2048
 """Largest result; a pod's termination message holds twice that at most."""
@@ -84,6 +87,21 @@ class StageContext:
         """Raise `Interrupted` once the process was asked to end."""
         if self.stop.is_set():
             raise Interrupted("asked to stop; run it again and it goes on from here")
+
+    def run_async(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine to its end; once the process was asked to end, cancel it and raise `Interrupted`."""
+
+        async def watched() -> T:
+            task = asyncio.ensure_future(work)
+            while not task.done():
+                await asyncio.wait({task}, timeout=0.2)
+                if self.stop.is_set() and not task.done():
+                    task.cancel()
+                    await asyncio.wait({task})
+                    self.check_stop()
+            return task.result()
+
+        return asyncio.run(watched())
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,62 @@
+"""`merge`: verify the shards of a search and publish one pair set, in the order of the round's problems."""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from psr_runtime.artefact import Manifest, fetch, require_manifest
+from psr_runtime.config import MergeStage
+from psr_runtime.errors import DataError
+from psr_runtime.records import Pair, Tree, parse_records
+from psr_runtime.search.stage import statistics, write_set
+from psr_runtime.stage import Outcome, StageContext
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def run(config: MergeStage, context: StageContext) -> Outcome:
+    """Join the shards. Problems went to them round-robin, so taking one of each in turn restores their order.
+
+    Raises:
+        InputMissing: a shard is not finished.
+        DataError: shards of different searches, or a problem that is missing or stands twice.
+    """
+    context.progress.start(len(config.parts), "shards")
+    manifests = [require_manifest(context.storage, uri, ("search",)) for uri in config.parts]
+    _check_same_search(config, manifests)
+    trees: list[list[Tree]] = []
+    pairs: list[Pair] = []
+    for index, uri in enumerate(config.parts):
+        folder = fetch(context.storage, uri, context.scratch / f"shard-{index}")
+        trees.append(_read(folder, "trees.jsonl", Tree))
+        pairs += _read(folder, "pairs.jsonl", Pair)
+        context.progress.advance()
+    ordered = [tree for row in zip_longest(*trees) for tree in row if tree is not None]
+    expected = [name for row in zip_longest(*(m.metadata["problems"] for m in manifests)) for name in row if name]
+    if [tree.problem_id for tree in ordered] != expected or len(set(expected)) != len(expected):
+        raise DataError(f"{config.output}: the shards do not hold every problem exactly once; search again")
+    place = {name: index for index, name in enumerate(expected)}
+    pairs.sort(key=lambda pair: (place[pair.problem_id], pair.level))
+    folder = context.scratch / "output"
+    write_set(folder, ordered, pairs)
+    metadata = {key: manifests[0].metadata[key] for key in ("tokenizer_digest", "template_digest")}
+    return Outcome(folder, metadata | {"problems": expected}, statistics(ordered, pairs))
+
+
+def _check_same_search(config: MergeStage, manifests: list[Manifest]) -> None:
+    for index, (uri, manifest) in enumerate(zip(config.parts, manifests, strict=True)):
+        found = manifest.configuration
+        if found["shards"] != len(manifests) or found["shard"] != index:
+            raise DataError(
+                f"{uri}: is shard {found['shard']} of {found['shards']}, expected {index} of {len(manifests)}"
+            )
+        if manifest.metadata["search"] != manifests[0].metadata["search"]:
+            raise DataError(f"{uri}: made by another search than {config.parts[0]}; search again")
+
+
+def _read(folder: Path, name: str, kind: type[R]) -> list[R]:
+    return list(parse_records((folder / name).read_text(encoding="utf-8"), str(folder / name), kind, empty=True))

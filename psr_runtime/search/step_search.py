@@ -1,0 +1,265 @@
+"""Step search with self-judging: one problem's loop (paper section 8.1-8.9).
+
+A level samples w candidates for the next step, judges them pairwise and decides: keep the best, accept a unanimous
+one, roll back, or end. Where the search stands follows from its finished levels alone (`Position`), so a log of them
+is all that resuming needs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from psr_runtime.config import SearchConfig
+from psr_runtime.engine import Completion, Engine, Sampling, seed_of
+from psr_runtime.errors import DataError
+from psr_runtime.prompts.grammar import cut_at_next_step, header, is_final
+from psr_runtime.prompts.tokens import Tokenizer
+from psr_runtime.records import Candidate, Level, SearchProblem, Tree
+from psr_runtime.search.judge import Judge
+from psr_runtime.search.scores import best_and_worst, distinct_texts, score
+
+Outcome = Literal["Solved", "RollbackLimit", "IterationLimit", "ContextFull"]
+
+
+@dataclass(frozen=True)
+class StepSearch:
+    """What the searches of all problems share.
+
+    Attributes:
+        context: tokens that a prompt and its completion may have together.
+        seed: prefix of every seed: run seed and iteration.
+    """
+
+    engine: Engine
+    tokenizer: Tokenizer
+    judge: Judge
+    config: SearchConfig
+    context: int
+    seed: tuple[int, int]
+
+    async def run(
+        self,
+        problem: SearchProblem,
+        prompt_ids: list[int],
+        done: Sequence[Level],
+        log: Callable[[Level], Awaitable[None]],
+    ) -> Tree:
+        """Search one problem to its end.
+
+        Args:
+            problem: id and text.
+            prompt_ids: ids of the solver prompt; the prompt of level l is these and the kept ids.
+            done: finished levels of an earlier attempt; none of their calls is repeated.
+            log: stores a finished level; the search goes on once it returns.
+        """
+        levels = list(done)
+        position = Position.after(levels, self.config)
+        while position.outcome is None:
+            level = await self.sample(problem, prompt_ids, position)
+            await log(level)
+            levels.append(level)
+            position = Position.after(levels, self.config)
+        kept = [step.number for step in position.path]
+        return Tree(problem_id=problem.id, problem=problem.problem, levels=levels, kept=kept, outcome=position.outcome)
+
+    async def sample(self, problem: SearchProblem, prompt_ids: list[int], position: Position) -> Level:
+        """Sample, judge and decide one level."""
+        number, attempt = position.level, position.attempt
+        seed = (*self.seed, problem.id, number, attempt)
+        candidates = await self._candidates(problem.id, prompt_ids + position.ids, number, seed)
+        sampled = sum(tokens for _, tokens in candidates)
+        kept = [candidate for candidate, _ in candidates]
+        random.Random(seed_of(*seed, "shuffle")).shuffle(kept)
+
+        distinct = distinct_texts([None if item.fault else item.text for item in kept])
+        texts = list(dict.fromkeys(item.text for item in kept if not item.fault))
+        verdicts, judged = await self.judge.compare(problem.id, problem.problem, position.texts, texts, number, attempt)
+        scores = score(distinct, verdicts, self.judge.config.orders)
+        decision, reason, best, worst = decide(kept, scores, len(texts), position.ties, self.config)
+        return Level(
+            problem_id=problem.id,
+            number=position.count,
+            level=number,
+            attempt=attempt,
+            path_digest=position.digest,
+            candidates=kept,
+            distinct=distinct,
+            verdicts=verdicts,
+            scores=scores,
+            decision=decision,
+            reason=reason,
+            best=best,
+            worst=worst,
+            candidate_tokens=sampled,
+            judge_tokens=judged,
+        )
+
+    async def _candidates(
+        self, problem_id: str, prompt: list[int], level: int, seed: tuple[str | int, ...]
+    ) -> list[tuple[Candidate, int]]:
+        """w candidates from one request, each with the tokens it took; none where the context is full."""
+        room = self.context - len(prompt)
+        if room < 1:
+            return []
+        clamped = min(self.config.max_step_tokens, room)
+        sampling = Sampling(
+            max_tokens=clamped,
+            temperature=self.config.temperature,
+            top_p=self.config.top_p,
+            n=self.config.width,
+            seed=seed_of(*seed, "candidates") if self.config.seeded_requests else None,
+            stop=("\n" + header(level + 1),),
+            stop_token_ids=tuple(self.tokenizer.eos_ids),
+        )
+        completions = await self.engine.complete(prompt, sampling, purpose="candidates", affinity=problem_id)
+        full = clamped < self.config.max_step_tokens
+        return [
+            (read_candidate(item, self.tokenizer, level, context_full=full), len(item.token_ids))
+            for item in completions
+        ]
+
+
+def read_candidate(completion: Completion, tokenizer: Tokenizer, level: int, *, context_full: bool) -> Candidate:
+    """A completion as a candidate for step `level`: cut where the next step begins, nothing appended.
+
+    Args:
+        context_full: whether the completion's limit was what the context had left.
+    """
+    ids = completion.token_ids
+    ended: Literal["stop", "eos", "length"] = "length" if completion.finish_reason == "length" else "stop"
+    fault: Literal["Malformed", "Truncated", "ContextFull"] | None = None
+    if ids and ids[-1] in tokenizer.eos_ids:
+        ended = "eos"
+    elif ended == "length":
+        fault = "ContextFull" if context_full else "Truncated"
+    else:
+        cut = cut_at_next_step(ids, tokenizer.decode, level)
+        if cut is None:
+            fault = "Malformed"
+        else:
+            ids = ids[:cut]
+    text = tokenizer.decode(ids).rstrip()
+    if fault is None and not _is_step(text, level):
+        fault = "Malformed"
+    final = fault is None and (ended == "eos" or is_final(text))
+    return Candidate(ids=list(ids), text=text, ended=ended, final=final, fault=fault)
+
+
+def _is_step(text: str, level: int) -> bool:
+    """Whether a text is step `level` and nothing else: its header, something after it, and no later step."""
+    start = header(level)
+    return text.startswith(start) and len(text) > len(start) and "\n" + header(level + 1) not in text
+
+
+def decide(
+    candidates: Sequence[Candidate], scores: Sequence[int | None], distinct: int, ties: int, config: SearchConfig
+) -> tuple[Literal["Keep", "Accept", "RollBack", "End"], str, int | None, int | None]:
+    """What a judged level leads to. Paper eqs. 3-5, 8.7.
+
+    Args:
+        scores: of each candidate, None where it cannot be used.
+        distinct: number of distinct usable texts.
+        ties: earlier ties at this level in this problem.
+
+    Returns:
+        Decision, reason, index of the best and of the worst candidate (None without a pair).
+    """
+    pair = best_and_worst(scores)
+    if pair is not None:
+        return "Keep", "best", *pair
+    usable = [index for index, item in enumerate(candidates) if item.fault is None]
+    if config.accept_unanimous and distinct == 1:
+        return "Accept", "unanimous", usable[0], None
+    if not usable and all(item.fault == "ContextFull" for item in candidates):
+        return "End", "ContextFull", None, None
+    if ties + 1 > config.max_rollbacks:
+        return "End", "RollbackLimit", None, None
+    return "RollBack", "tie" if distinct > 1 else "unanimous" if distinct == 1 else "unusable", None, None
+
+
+@dataclass(frozen=True)
+class Step:
+    """A kept step: its candidate and the number of the level that it came from."""
+
+    number: int
+    candidate: Candidate
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a search stands after its finished levels.
+
+    Attributes:
+        path: the kept steps.
+        count: levels sampled, rolled-back ones included (paper O18).
+        attempt: how often the level to come was sampled before.
+        ties: ties at the level to come.
+        outcome: why the search is over, None while it is not.
+    """
+
+    path: tuple[Step, ...]
+    count: int
+    attempt: int
+    ties: int
+    outcome: Outcome | None
+
+    @property
+    def level(self) -> int:
+        """Number of the step to sample next, from 1."""
+        return len(self.path) + 1
+
+    @property
+    def ids(self) -> list[int]:
+        """Ids of the kept steps, as sampled."""
+        return [token for step in self.path for token in step.candidate.ids]
+
+    @property
+    def texts(self) -> list[str]:
+        """Texts of the kept steps."""
+        return [step.candidate.text for step in self.path]
+
+    @property
+    def digest(self) -> str:
+        """Identity of the path, by which a logged level is tied to what it continues."""
+        return hashlib.sha256(",".join(map(str, self.ids)).encode()).hexdigest()[:16]
+
+    @classmethod
+    def after(cls, levels: Sequence[Level], config: SearchConfig) -> Position:
+        """The position that finished levels lead to.
+
+        Raises:
+            DataError: the levels do not continue one another.
+        """
+        path: list[Step] = []
+        sampled: Counter[int] = Counter()
+        ties: Counter[int] = Counter()
+        outcome: Outcome | None = None
+        for number, level in enumerate(levels):
+            here = cls(tuple(path), number, 0, 0, None)
+            if (level.number, level.level, level.path_digest) != (number, here.level, here.digest):
+                raise DataError(
+                    f"level log of problem {level.problem_id}: record {number} does not continue the one before; "
+                    "the log was changed"
+                )
+            sampled[level.level] += 1
+            if level.decision in ("Keep", "Accept"):
+                assert level.best is not None
+                chosen = level.candidates[level.best]
+                path.append(Step(number, chosen))
+                if chosen.final:
+                    outcome = "Solved"
+            elif level.decision == "RollBack":
+                ties[level.level] += 1
+                if path:
+                    path.pop()
+            else:
+                outcome = "ContextFull" if level.reason == "ContextFull" else "RollbackLimit"
+        if outcome is None and len(levels) >= config.max_iterations:
+            outcome = "IterationLimit"
+        coming = len(path) + 1
+        return cls(tuple(path), len(levels), sampled[coming], ties[coming], outcome)
