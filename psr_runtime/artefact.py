@@ -12,22 +12,28 @@ import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from psr_runtime.errors import DataError, InputMissing
-from psr_runtime.storage import Storage, join, sha256_of
+from psr_runtime.storage import NotFound, Storage, join, name_below, sha256_of
 
 MANIFEST = "manifest.json"
 PARALLEL = 8
+
+
+def _below(path: str) -> str:
+    if "\0" in path or {"", ".", ".."} & set(path.split("/")):
+        raise ValueError(f"{path!r} does not stay below the artefact's folder")
+    return path
 
 
 class FileEntry(BaseModel):
     """One file of an artefact: path below its folder, size in bytes, sha256 in hexadecimal."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    path: str
+    path: Annotated[str, AfterValidator(_below)]
     size: int
     sha256: str
 
@@ -67,13 +73,18 @@ def read_manifest(storage: Storage, uri: str) -> Manifest | None:
     """The manifest of an artefact, or None where none was published.
 
     Raises:
+        InputMissing: it cannot be told, as the place cannot be reached (credentials, bucket, permission).
         DataError: the manifest is there and cannot be read.
     """
     place = join(uri, MANIFEST)
     try:
         data = storage.read(place)
-    except InputMissing:
+    except NotFound:
         return None
+    return _parse(data, place)
+
+
+def _parse(data: bytes, place: str) -> Manifest:
     try:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
@@ -100,20 +111,24 @@ def require_manifest(storage: Storage, uri: str, stages: tuple[str, ...]) -> Man
 def digest_of_input(storage: Storage, uri: str) -> str:
     """Digest of an input: its manifest's identity, or of its content where it has no manifest.
 
+    Content is names and bytes of the files below `uri`, the same on every store. Hidden files (`.git`, `.cache`) are
+    no content.
+
     Raises:
         InputMissing: nothing is there.
     """
     manifest = read_manifest(storage, uri)
     if manifest is not None:
         return manifest.identity
-    objects = storage.list(uri)
-    if not objects:
+    places = {name_below(uri, item.uri): item.uri for item in storage.list(uri)}
+    names = sorted(name for name in places if not any(part.startswith(".") for part in name.split("/")))
+    if not names:
         raise InputMissing(f"{uri}: nothing is there; check the URI, or wait for the stage that writes it")
     total = hashlib.sha256()
-    for item in objects:
-        path = storage.local_path(item.uri)
-        content = sha256_of(path) if path else hashlib.sha256(storage.read(item.uri)).hexdigest()
-        total.update(f"{item.uri[len(uri) :].strip('/')}\0{content}\n".encode())
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        contents = pool.map(storage.sha256, [places[name] for name in names])
+        for name, content in zip(names, contents, strict=True):
+            total.update(f"{name}\0{content}\n".encode("utf-8", "surrogateescape"))
     return "sha256:" + total.hexdigest()
 
 
@@ -133,7 +148,11 @@ def publish(
 ) -> Manifest:
     """Write every file of `folder` below `uri` and the manifest last.
 
-    Files already there with the same size and content (an earlier attempt that was stopped) are kept.
+    Files already there with the same size and content (an earlier attempt that was stopped) are kept. On `file://`
+    the files of `folder` may be linked to their new place instead of copied, so they must not be changed afterwards.
+
+    Once a manifest stands nothing is written any more. That is looked at before each file, not in one step with it:
+    two live writers whose contents differ are for the caller to rule out (one attempt at a time, `owner.json`).
 
     Returns:
         The manifest that stands at `uri` afterwards: ours, or that of a writer who was first with the same digest.
@@ -141,20 +160,21 @@ def publish(
     Raises:
         DataError: somebody published another digest there first.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    if MANIFEST in paths:
+        raise ValueError(f"stage {stage} made a file {MANIFEST} of its own; that name is taken")
+    storage.sweep(uri)
+
+    def enter(name: str) -> FileEntry:
+        return FileEntry(path=name, size=paths[name].stat().st_size, sha256=sha256_of(paths[name]))
+
+    def upload(entry: FileEntry) -> None:
+        if read_manifest(storage, uri) is None:
+            storage.upload(paths[entry.path], join(uri, entry.path), sha256=entry.sha256, move=True)
+
     with ThreadPoolExecutor(PARALLEL) as pool:
-        entries = list(
-            pool.map(
-                lambda path: FileEntry(
-                    path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=sha256_of(path)
-                ),
-                paths,
-            )
-        )
-        for done in [
-            pool.submit(storage.upload, path, join(uri, entry.path)) for path, entry in zip(paths, entries, strict=True)
-        ]:
-            done.result()
+        entries = list(pool.map(enter, paths))
+        list(pool.map(upload, entries))
     manifest = Manifest(
         stage=stage,
         schema_version=schema_version,
@@ -166,12 +186,12 @@ def publish(
         metadata=dict(metadata),
         result=dict(result),
     )
-    if storage.create(join(uri, MANIFEST), manifest.to_bytes()):
-        return manifest
-    winner = read_manifest(storage, uri)
-    if winner is None or winner.digest != digest:
-        raise DataError(other_digest(uri, digest, winner.digest if winner else "unknown"))
-    return winner
+    place = join(uri, MANIFEST)
+    data = manifest.to_bytes()
+    standing = _parse(data if storage.create(place, data) else storage.read(place), place)
+    if standing.digest != digest:
+        raise DataError(other_digest(uri, digest, standing.digest))
+    return standing  # as a later reader finds it, not as it was handed in
 
 
 def other_digest(uri: str, wanted: str, found: str) -> str:
@@ -210,9 +230,9 @@ def fetch(storage: Storage, uri: str, to: Path, *, below: str = "") -> Path:
 
     def bring(entry: FileEntry) -> None:
         path = root / entry.path
-        if place is None and not (
-            path.is_file() and path.stat().st_size == entry.size and sha256_of(path) == entry.sha256
-        ):
+        if place is None:
+            if path.is_file() and path.stat().st_size == entry.size and sha256_of(path) == entry.sha256:
+                return
             storage.download(join(uri, entry.path), path)
         _verify(path, entry, join(uri, entry.path))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import importlib
 import json
 import os
@@ -31,7 +32,6 @@ from pydantic import BaseModel, ValidationError
 from psr_runtime import config as words
 from psr_runtime.artefact import (
     InputEntry,
-    Manifest,
     digest_of_input,
     other_digest,
     publish,
@@ -40,7 +40,7 @@ from psr_runtime.artefact import (
 from psr_runtime.config import StageConfig, given_uris, stage_digest
 from psr_runtime.errors import ConfigurationError, DataError, InputMissing, Interrupted, StageError
 from psr_runtime.progress import Progress
-from psr_runtime.storage import Storage, join
+from psr_runtime.storage import NO_SPACE, Storage, join
 
 T = TypeVar("T")
 
@@ -152,16 +152,31 @@ def run_stage(name: str, document: str, *, source: str = "PSR_STAGE_CONFIG") -> 
         with _stop_event() as stop:
             result = _run(STAGES[name], document, source, stop)
     except StageError as error:
-        _leave({"error": str(error)[: RESULT_BYTES // 2]})
-        print(f"{name}: {error}", file=sys.stderr, flush=True)
-        return error.exit_code
+        return _explain(name, error)
     except Exception as error:
+        if disk_is_full(error):
+            return _explain(name, Interrupted(f"{error}; free some space ({_scratch_root()}) and run it again"))
         traceback.print_exc()
-        _leave({"error": f"{type(error).__name__}: {error}"[: RESULT_BYTES // 2]})
+        _leave({"error": f"{type(error).__name__}: {error}"})
         return 1
     _leave(result)
     print(json.dumps(result), flush=True)
     return 0
+
+
+def _explain(name: str, error: StageError) -> int:
+    _leave({"error": str(error)})
+    print(f"{name}: {error}", file=sys.stderr, flush=True)
+    return error.exit_code
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error means, or comes from, a device without space. Not every library keeps the errno."""
+    while error is not None:
+        if (isinstance(error, OSError) and error.errno in NO_SPACE) or os.strerror(errno.ENOSPC) in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _run(stage: Stage, document: str, source: str, stop: threading.Event) -> dict[str, Any]:
@@ -183,6 +198,7 @@ def _run(stage: Stage, document: str, source: str, stop: threading.Event) -> dic
         with _scratch() as scratch, Progress(stage.name) as progress:
             context = StageContext(storage, inputs, digest, scratch, progress, stop)
             outcome: Outcome = stage.load()(config, context)
+            _result(stage.name, config.output, digest, outcome.result)  # too large: not after it is published
             seconds = {"seconds": round(time.monotonic() - started, 3)}
             storage.write(join(config.output, TIMINGS), json.dumps(seconds).encode())
             manifest = publish(
@@ -199,19 +215,18 @@ def _run(stage: Stage, document: str, source: str, stop: threading.Event) -> dic
                 result=outcome.result,
             )
     for folder in stage.working:
-        for item in storage.list(join(config.output, folder)):
-            storage.delete(item.uri)
-    return _result(config.output, manifest)
+        storage.delete_folder(join(config.output, folder))
+    return _result(stage.name, config.output, manifest.identity, manifest.result)
 
 
 TIMINGS = "timings.json"
 """Beside the manifest, not part of the artefact: seconds that the attempt took which finished it."""
 
 
-def _result(output: str, manifest: Manifest) -> dict[str, Any]:
-    result = {"output": output, "digest": manifest.identity, **manifest.result}
+def _result(stage: str, output: str, digest: str, numbers: Mapping[str, Any]) -> dict[str, Any]:
+    result = {"output": output, "digest": digest, **numbers}
     if len(json.dumps(result)) > RESULT_BYTES:
-        raise ValueError(f"result of stage {manifest.stage} is over {RESULT_BYTES} bytes")
+        raise ValueError(f"result of stage {stage} is over {RESULT_BYTES} bytes")
     return result
 
 
@@ -236,10 +251,16 @@ def _claim(storage: Storage, owner: words.Owner) -> None:
     place = join(owner.uri, "owner.json")
     if storage.create(place, json.dumps({"uid": owner.uid, "name": owner.name}).encode()):
         return
-    found = json.loads(storage.read(place))
-    if found.get("uid") != owner.uid:
+    try:
+        found = json.loads(storage.read(place))
+        uid, name = found["uid"], found["name"]
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"StorageInUse: {owner.uri} belongs to {found.get('name')} (uid {found.get('uid')}), not to "
+            f"{place}: not a JSON object with uid and name; remove it if nobody uses {owner.uri}"
+        ) from error
+    if uid != owner.uid:
+        raise DataError(
+            f"StorageInUse: {owner.uri} belongs to {name} (uid {uid}), not to "
             f"{owner.name} (uid {owner.uid}); choose another storage.uri"
         )
 
@@ -256,11 +277,20 @@ def versions() -> dict[str, str]:
 
 @contextlib.contextmanager
 def _scratch() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="psr-", dir=os.environ.get("PSR_SCRATCH")))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="psr-", dir=_scratch_root()))
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise
+        raise ConfigurationError(f"PSR_SCRATCH {_scratch_root()}: {error.strerror}; name a writable folder") from error
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _scratch_root() -> str:
+    return os.environ.get("PSR_SCRATCH") or tempfile.gettempdir()
 
 
 @contextlib.contextmanager
@@ -279,11 +309,19 @@ def _stop_event() -> Iterator[threading.Event]:
 
 
 def _leave(result: Mapping[str, Any]) -> None:
-    """Write the result where the executor reads it: the pod's termination message file. Rank 0 only."""
+    """Write the result where the executor reads it: the pod's termination message file. Rank 0 only.
+
+    An error's text is cut so that the file holds `RESULT_BYTES` at most, however many bytes its letters take.
+    """
     place = os.environ.get("PSR_TERMINATION_MESSAGE")
     if place and os.environ.get("RANK", "0") == "0":
+        text = json.dumps(result)
+        while len(text) > RESULT_BYTES:
+            error = result["error"]
+            result = {"error": error[: len(error) * 3 // 4]}
+            text = json.dumps(result)
         try:
-            Path(place).write_text(json.dumps(result))
+            Path(place).write_text(text)
         except OSError as error:
             print(f"cannot write {place}: {error}", file=sys.stderr)
 
@@ -298,6 +336,7 @@ __all__ = [
     "Outcome",
     "Stage",
     "StageContext",
+    "disk_is_full",
     "parse_config",
     "run_stage",
     "versions",

@@ -1,30 +1,38 @@
 """Bytes by URI: `file://` and `s3://` behind one small interface.
 
 What belongs here: reading, writing, conditional creation, listing and transfer of single objects, and the
-translation of storage errors into the stage contract's. What an artefact is stands in `artefact.py`.
+translation of storage errors into the stage contract's. What an artefact is stands in `artefact.py`, the S3 client
+in `s3.py`.
 
-S3 is boto3 with its own parallel multipart transfer. Credentials come from the environment or the pod's identity.
-`PSR_MOUNTS` (`/mount=/folder,…`) maps `file://` URIs of a manifest to folders of this machine.
+Names below a URI are plain text: `join` and `Storage.list` percent-encode them for `file://` (RFC 8089) and leave
+them alone for `s3://`, whose keys are taken literally. `PSR_MOUNTS` (`/mount=/folder,…`) maps `file://` URIs of a
+manifest to folders of this machine.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
-from urllib.parse import unquote, urlsplit
+from typing import Protocol
+from urllib.parse import quote, unquote_to_bytes
 
 from psr_runtime.config import StorageAccess
 from psr_runtime.errors import ConfigurationError, InputMissing, Interrupted
 
 CHUNK = 1 << 20
+
+
+class NotFound(InputMissing):
+    """There is no such object, in a place that can be read: not the same as being refused."""
 
 
 @dataclass(frozen=True)
@@ -36,22 +44,27 @@ class StoredObject:
 
 
 class Store(Protocol):
-    """What each scheme implements. All methods take full URIs; a missing object raises `InputMissing`."""
+    """What each scheme implements. All methods take full URIs; a missing object raises `NotFound`."""
 
     def read(self, uri: str) -> bytes: ...
     def write(self, uri: str, data: bytes) -> None: ...
-    def create(self, uri: str, data: bytes) -> bool:
-        """Write only if nothing is there (If-None-Match: *). False: something was, and stays."""
-        ...
-
+    def create(self, uri: str, data: bytes) -> bool: ...
     def list(self, uri: str) -> Iterator[StoredObject]: ...
     def delete(self, uri: str) -> None: ...
-    def upload(self, path: Path, uri: str) -> None: ...
+    def delete_folder(self, uri: str) -> None: ...
+    def sweep(self, uri: str) -> None: ...
+    def sha256(self, uri: str) -> str: ...
+    def upload(self, path: Path, uri: str, sha256: str, move: bool) -> None: ...
     def download(self, uri: str, path: Path) -> None: ...
 
 
 class Storage:
-    """The stores of a stage, by scheme. See `Store` for the operations.
+    """The stores of a stage, by scheme. Thread-safe.
+
+    Besides what each method says, all raise:
+        NotFound: no such object.
+        InputMissing: the object cannot be reached: credentials refused, no such bucket, no permission.
+        Interrupted: the disk is full, or the service does not answer.
 
     Args:
         access: endpoint and region for `s3://`.
@@ -62,51 +75,92 @@ class Storage:
         self._access = access or StorageAccess()
         self._file = FileStore(mounts if mounts is not None else mounts_from(os.environ.get("PSR_MOUNTS", "")))
         self._s3: Store | None = None
+        self._lock = threading.Lock()
 
     def _store(self, uri: str) -> Store:
-        scheme = urlsplit(uri).scheme
-        if scheme == "file":
+        if uri.startswith("file:///"):
             return self._file
-        if scheme == "s3":
-            if self._s3 is None:
-                self._s3 = S3Store(self._access)
-            return self._s3
+        if uri.startswith("s3://"):
+            with self._lock:
+                if self._s3 is None:
+                    from psr_runtime.s3 import S3Store
+
+                    self._s3 = S3Store(self._access)
+                return self._s3
         raise ConfigurationError(f"{uri}: only file:/// and s3:// URIs are known; give one of these")
 
     def read(self, uri: str) -> bytes:
+        """The whole content of an object."""
         return self._store(uri).read(uri)
 
     def write(self, uri: str, data: bytes) -> None:
+        """Put an object, whole or not at all; what was there is replaced."""
         self._store(uri).write(uri, data)
 
     def create(self, uri: str, data: bytes) -> bool:
+        """Put an object only if nothing is there (If-None-Match: *). False: something was, and stays.
+
+        False can mean that our own first attempt arrived and its answer was lost: a caller who must know compares
+        the content.
+        """
         return self._store(uri).create(uri, data)
 
     def list(self, uri: str) -> list[StoredObject]:
-        """Objects below a folder (or the object itself), sorted by URI."""
+        """Objects below a folder (or the object itself), sorted by URI. Nothing there: empty."""
         return sorted(self._store(uri).list(uri), key=lambda item: item.uri)
 
     def delete(self, uri: str) -> None:
         """Remove one object; one that is gone already is no error."""
         self._store(uri).delete(uri)
 
-    def upload(self, path: Path, uri: str) -> None:
-        self._store(uri).upload(path, uri)
+    def delete_folder(self, uri: str) -> None:
+        """Remove everything below a folder; one that is gone already is no error."""
+        self._store(uri).delete_folder(uri)
+
+    def sweep(self, uri: str) -> None:
+        """Remove what writers that were killed left half-written below a folder. Nothing of it was ever visible.
+
+        On S3 that is the service's own work: unfinished multipart uploads end by the bucket's lifecycle rule.
+        """
+        self._store(uri).sweep(uri)
+
+    def sha256(self, uri: str) -> str:
+        """SHA-256 of an object's content, 64 hexadecimal digits."""
+        return self._store(uri).sha256(uri)
+
+    def upload(self, path: Path, uri: str, *, sha256: str | None = None, move: bool = False) -> None:
+        """Put a file's content, whole or not at all. The same content that is there already is left untouched.
+
+        Args:
+            sha256: of the content, where the caller has it.
+            move: nobody changes the file afterwards, so on `file://` it may be linked instead of copied.
+        """
+        self._store(uri).upload(path, uri, sha256 or sha256_of(path), move)
 
     def download(self, uri: str, path: Path) -> None:
+        """Bring an object's content into a file of this machine."""
         self._store(uri).download(uri, path)
 
     def exists(self, uri: str) -> bool:
-        return any(item.uri == uri for item in self._store(uri).list(uri))
+        """Whether an object (not a folder) is there."""
+        first = next(self._store(uri).list(uri), None)  # an object sorts before all whose names begin with its own
+        return first is not None and first.uri == uri
 
     def local_path(self, uri: str) -> Path | None:
         """The path of a `file://` URI on this machine; None for other schemes."""
-        return self._file.path(uri) if uri.startswith("file://") else None
+        return self._file.path(uri) if uri.startswith("file:///") else None
 
 
 def join(uri: str, *parts: str) -> str:
-    """`uri` with `parts` below it, one slash between."""
-    return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
+    """`uri` with the plain names `parts` below it, one slash between."""
+    encode = quote if uri.startswith("file:") else str
+    return "/".join([uri.rstrip("/"), *(encode(part.strip("/")) for part in parts)])
+
+
+def name_below(uri: str, item: str) -> str:
+    """The plain name of a listed object relative to the folder `uri`; empty for the object itself."""
+    rest = item[len(uri.rstrip("/")) :].lstrip("/")
+    return os.fsdecode(unquote_to_bytes(rest)) if uri.startswith("file:") else rest
 
 
 def file_uri(path: Path | str) -> str:
@@ -135,14 +189,17 @@ def mounts_from(text: str) -> dict[str, Path]:
 
 
 class FileStore:
-    """`file://`: every write is a temporary file, flushed to disk and renamed or linked into place."""
+    """`file://`: every write is a temporary file, flushed to disk and renamed or linked into place.
+
+    Entries of folders are flushed too, so what has returned survives a loss of power.
+    """
 
     def __init__(self, mounts: Mapping[str, Path]) -> None:
-        self._mounts = dict(mounts)
+        self._mounts = sorted(mounts.items(), key=lambda mount: -len(mount[0]))  # the innermost mount counts
 
     def path(self, uri: str) -> Path:
-        path = unquote(urlsplit(uri).path)
-        for mount, folder in self._mounts.items():
+        path = os.fsdecode(unquote_to_bytes(uri.removeprefix("file://")))
+        for mount, folder in self._mounts:
             if path == mount or path.startswith(mount + "/"):
                 return folder / path[len(mount) :].lstrip("/")
         return Path(path)
@@ -165,21 +222,31 @@ class FileStore:
             try:
                 os.link(temporary, path)
             except FileExistsError:
-                return False
+                # Over NFS the answer to a link that was made can be lost; the second name tells.
+                return os.stat(temporary).st_nlink == 2
+            except OSError as error:
+                if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+                    raise ConfigurationError(
+                        f"{uri}: this file system has no hard links, so nothing can be created there exactly once; "
+                        "choose another volume or s3://"
+                    ) from error
+                raise
             sync_folder(path.parent)
             return True
 
     def list(self, uri: str) -> Iterator[StoredObject]:
         root = self.path(uri)
         base = uri.rstrip("/")
-        if root.is_file():
-            yield StoredObject(base, root.stat().st_size)
-        elif root.is_dir():
-            for folder, _, names in os.walk(root):
+        with file_errors(uri):
+            if root.is_file():
+                yield StoredObject(base, root.stat().st_size)
+                return
+            for folder, _, names in os.walk(root, onerror=_unless_gone):
                 for name in names:
                     path = Path(folder, name)
                     if not name.startswith(TEMPORARY):
-                        yield StoredObject(f"{base}/{path.relative_to(root).as_posix()}", path.stat().st_size)
+                        relative = quote(os.fsencode(path.relative_to(root)))
+                        yield StoredObject(f"{base}/{relative}", path.stat().st_size)
 
     def delete(self, uri: str) -> None:
         with file_errors(uri):
@@ -188,41 +255,40 @@ class FileStore:
             with contextlib.suppress(OSError):
                 path.parent.rmdir()  # an empty folder means nothing, as on S3
 
-    def upload(self, path: Path, uri: str) -> None:
+    def delete_folder(self, uri: str) -> None:
+        with file_errors(uri), contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.path(uri))
+
+    def sweep(self, uri: str) -> None:
+        with file_errors(uri):
+            for folder, _, names in os.walk(self.path(uri), onerror=_unless_gone):
+                for name in names:
+                    if name.startswith(TEMPORARY):
+                        _unlink_if_abandoned(Path(folder, name))
+
+    def sha256(self, uri: str) -> str:
+        with file_errors(uri):
+            return sha256_of(self.path(uri))
+
+    def upload(self, path: Path, uri: str, sha256: str, move: bool) -> None:
         target = self.path(uri)
-        with file_errors(uri), _temporary_beside(target) as temporary:
-            with open(path, "rb") as source, open(temporary, "wb") as copy:
-                shutil.copyfileobj(source, copy, CHUNK)
-                copy.flush()
-                os.fsync(copy.fileno())
-            os.replace(temporary, target)
+        with file_errors(uri):
+            if target.is_file() and target.stat().st_size == path.stat().st_size and sha256_of(target) == sha256:
+                return
+            if move and _move_by_link(path, target):
+                return
+            with _temporary_beside(target) as temporary:
+                with open(path, "rb") as source, open(temporary, "wb") as copy:
+                    shutil.copyfileobj(source, copy, CHUNK)
+                    copy.flush()
+                    os.fsync(copy.fileno())
+                os.replace(temporary, target)
+                sync_folder(target.parent)
 
     def download(self, uri: str, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with file_errors(uri):
+            path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self.path(uri), path)
-
-
-TEMPORARY = ".psr-partial-"
-
-
-@contextlib.contextmanager
-def _temporary_beside(path: Path) -> Iterator[Path]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
-    os.fchmod(handle, 0o644)
-    os.close(handle)
-    try:
-        yield Path(name)
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def make_folder(folder: Path) -> None:
@@ -250,114 +316,75 @@ def file_errors(uri: str) -> Iterator[None]:
     """Translate the operating system's errors about `uri` into the stage contract's."""
     try:
         yield
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise InputMissing(f"{uri}: no such file ({error.filename})") from error
-    except PermissionError as error:
-        raise InputMissing(f"{uri}: permission denied ({error.filename}); check owner and mode") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFound(f"{uri}: no such file ({error.filename})") from error
+    except (IsADirectoryError, FileExistsError) as error:
+        raise InputMissing(f"{uri}: {error.filename}: {error.strerror}; a file and a folder are mixed up") from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in NO_SPACE:
             raise Interrupted(f"{uri}: no space left on the device; free some and run it again") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise InputMissing(f"{uri}: {error.strerror} ({error.filename}); check owner, mode and mount") from error
         raise
 
 
-# --- s3:// -------------------------------------------------------------------------------------------------
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
-
-class S3Store:
-    """`s3://bucket/key` by boto3, with its parallel multipart transfer and conditional puts."""
-
-    def __init__(self, access: StorageAccess) -> None:
-        import boto3
-        from boto3.s3.transfer import TransferConfig
-        from botocore.config import Config
-
-        self._client: Any = boto3.client(
-            "s3",
-            endpoint_url=access.endpoint,
-            region_name=access.region,
-            config=Config(retries={"mode": "adaptive", "max_attempts": 6}, max_pool_connections=32),
-        )
-        self._transfer = TransferConfig(
-            multipart_threshold=32 * CHUNK, multipart_chunksize=16 * CHUNK, max_concurrency=8
-        )
-
-    def read(self, uri: str) -> bytes:
-        with _s3_errors(uri):
-            data: bytes = self._client.get_object(**_address(uri))["Body"].read()
-            return data
-
-    def write(self, uri: str, data: bytes) -> None:
-        with _s3_errors(uri):
-            self._client.put_object(**_address(uri), Body=data)
-
-    def create(self, uri: str, data: bytes) -> bool:
-        from botocore.exceptions import ClientError
-
-        with _s3_errors(uri):
-            try:
-                self._client.put_object(**_address(uri), Body=data, IfNoneMatch="*")
-            except ClientError as error:
-                if _status(error) in (409, 412):
-                    return False
-                raise
-            return True
-
-    def list(self, uri: str) -> Iterator[StoredObject]:
-        address = _address(uri)
-        key = address["Key"].rstrip("/")
-        with _s3_errors(uri):
-            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=address["Bucket"], Prefix=key)
-            for page in pages:
-                for item in page.get("Contents", ()):
-                    if item["Key"] == key or item["Key"].startswith(key + "/"):
-                        yield StoredObject(f"s3://{address['Bucket']}/{item['Key']}", item["Size"])
-
-    def delete(self, uri: str) -> None:
-        with _s3_errors(uri):
-            self._client.delete_object(**_address(uri))
-
-    def upload(self, path: Path, uri: str) -> None:
-        with _s3_errors(uri):
-            self._client.upload_file(str(path), **_address(uri), Config=self._transfer)
-
-    def download(self, uri: str, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        address = _address(uri)
-        with _s3_errors(uri):
-            self._client.download_file(address["Bucket"], address["Key"], str(path), Config=self._transfer)
-
-
-def _address(uri: str) -> dict[str, str]:
-    parts = urlsplit(uri)
-    return {"Bucket": parts.netloc, "Key": parts.path.lstrip("/")}
-
-
-def _status(error: Any) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+TEMPORARY = ".psr-partial-"
+"""Beginning of the names of half-written files. Each is locked by its writer for as long as that lives."""
 
 
 @contextlib.contextmanager
-def _s3_errors(uri: str) -> Iterator[None]:
-    """Translate boto3's errors: wrong credentials and missing objects are 66, an unreachable service is 75."""
-    from boto3.exceptions import S3UploadFailedError
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
-
+def _temporary_beside(path: Path) -> Iterator[Path]:
+    while True:
+        make_folder(path.parent)
+        with contextlib.suppress(FileNotFoundError):  # an empty folder was removed meanwhile
+            handle, name = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+            with contextlib.suppress(OSError):  # a file system without locks: then nothing is ever swept
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if os.fstat(handle).st_nlink:  # not swept before it was locked
+                break
+            os.close(handle)
     try:
-        yield
-    except (NoCredentialsError, PartialCredentialsError) as error:
-        raise InputMissing(
-            f"{uri}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or name a secret"
-        ) from error
-    except (ClientError, S3UploadFailedError) as error:
-        cause = error if isinstance(error, ClientError) else error.__context__
-        status = _status(cause) if isinstance(cause, ClientError) else 0
-        code = cause.response.get("Error", {}).get("Code", "") if isinstance(cause, ClientError) else ""
-        if status in (401, 403):
-            raise InputMissing(
-                f"{uri}: S3 refused the credentials ({code or status}); check key, secret and bucket policy"
-            ) from error
-        if status == 404:
-            raise InputMissing(f"{uri}: no such object or bucket ({code or status})") from error
-        raise Interrupted(f"{uri}: S3 answered {code or status or error}") from error
-    except BotoCoreError as error:
-        raise Interrupted(f"{uri}: S3 cannot be reached ({error})") from error
+        os.fchmod(handle, 0o644)
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _unlink_if_abandoned(path: Path) -> None:
+    """Remove a half-written file unless its writer lives and holds the lock."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+
+
+def _move_by_link(path: Path, target: Path) -> bool:
+    """Give a file that nobody else names its final name, without copying it. False: it has to be copied."""
+    if path.is_symlink() or path.stat().st_nlink != 1:
+        return False
+    make_folder(target.parent)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(path, target)
+    except OSError:
+        return False  # another file system, or one without hard links
+    with open(target, "rb") as file:
+        os.fchmod(file.fileno(), 0o644)
+        os.fsync(file.fileno())
+    sync_folder(target.parent)
+    return True
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _unless_gone(error: OSError) -> None:
+    """For walks: a folder that vanished holds nothing; one that cannot be read is an error."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
