@@ -1,0 +1,164 @@
+"""What is trained on, as token sequences: a prompt without loss and a response with it.
+
+SFT: the prompt is a rendered chat up to the assistant's turn, the response is the solution or the judgement and the
+token that ends the turn; the template's newline after that token is not trained on. Step-DPO: prompt and response
+are the ids of a pair exactly as they were sampled; nothing is tokenised again and nothing is added to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from psr_runtime.config import SFTStage, StepDPOStage
+from psr_runtime.errors import DataError
+from psr_runtime.prompts.templates import Templates
+from psr_runtime.prompts.tokens import Tokenizer
+from psr_runtime.records import EFTRecord, IFTRecord, Pair, read_records, read_set
+from psr_runtime.storage import Storage
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sequence of token ids.
+
+    Attributes:
+        prompt: ids without loss, at least one.
+        response: ids with loss, at least one.
+    """
+
+    prompt: list[int]
+    response: list[int]
+
+    @property
+    def ids(self) -> list[int]:
+        return self.prompt + self.response
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.response)
+
+
+@dataclass(frozen=True)
+class PairSample:
+    """A step preference pair: two responses to one prompt (paper 9.1). The prompt holds the steps kept before."""
+
+    chosen: Sample
+    rejected: Sample
+
+    def __len__(self) -> int:
+        return max(len(self.chosen), len(self.rejected))
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Bounds of a sequence: `length` tokens (by whatever `name` says), ids below `vocabulary`."""
+
+    length: int
+    name: str
+    vocabulary: int
+
+    @classmethod
+    def of(cls, max_length: int, context: int | None, vocabulary: int) -> Limit:
+        """The tighter one of `training.maxLength` and the model's own context."""
+        if context is not None and context < max_length:
+            return cls(context, "the model's context", vocabulary)
+        return cls(max_length, "training.maxLength", vocabulary)
+
+    def check(self, sample: Sample, source: str, number: int) -> None:
+        """Raise `DataError` for a sequence that is empty, too long or outside the vocabulary."""
+        where = f"{source}, record {number}"
+        if not sample.prompt or not sample.response:
+            raise DataError(f"{where}: prompt has {len(sample.prompt)} tokens, response {len(sample.response)}; need 1")
+        if len(sample) > self.length:
+            raise DataError(
+                f"{where}: {len(sample)} tokens (prompt {len(sample.prompt)}, response {len(sample.response)}), "
+                f"more than {self.name} of {self.length}; leave the record out or raise the limit"
+            )
+        largest = max(max(sample.prompt), max(sample.response))
+        if largest >= self.vocabulary or min(min(sample.prompt), min(sample.response)) < 0:
+            raise DataError(f"{where}: token id {largest} where the model has {self.vocabulary} rows of embeddings")
+
+
+def sft_samples(
+    storage: Storage, config: SFTStage, tokenizer: Tokenizer, limit: Limit
+) -> tuple[list[Sample], list[Sample]]:
+    """IFT and EFT records of a configuration as samples (paper sections 3 and 6).
+
+    Raises:
+        InputMissing: no such file.
+        DataError: a broken line, or a sequence that is too long; file, record and lengths are named.
+    """
+    templates = Templates.of(config.prompts)
+    ift: list[Sample] = []
+    eft: list[Sample] = []
+    if config.ift is not None:
+        solutions = read_records(storage, config.ift, IFTRecord)
+        prompts = [tokenizer.prompt_text(templates.solve_messages(record.problem)) for record in solutions]
+        ift = _samples(prompts, [solution_text(record.steps) for record in solutions], tokenizer, limit, config.ift)
+    if config.eft is not None:
+        judgements = read_records(storage, config.eft, EFTRecord)
+        prompts = [
+            tokenizer.prompt_text(templates.judge_messages(record.problem, record.steps, record.a, record.b))
+            for record in judgements
+        ]
+        eft = _samples(prompts, [record.judgement for record in judgements], tokenizer, limit, config.eft)
+    return ift, eft
+
+
+def pair_samples(storage: Storage, config: StepDPOStage, tokenizer: Tokenizer, limit: Limit) -> list[PairSample]:
+    """The pair set of a configuration, ids as sampled; a pair's prompt is `prompt_ids` and all of `path_ids`.
+
+    Raises:
+        InputMissing: no such set.
+        DataError: a broken line, pairs made with another tokenizer, a sequence that is too long.
+    """
+    samples = []
+    for number, pair in enumerate(read_set(storage, config.pairs, "pairs.jsonl", Pair), 1):
+        if pair.tokenizer_digest != tokenizer.digest:
+            raise DataError(
+                f"{config.pairs}, record {number}: made with tokenizer {pair.tokenizer_digest}, the policy has "
+                f"{tokenizer.digest}; train the model that the pairs were sampled from"
+            )
+        prompt = pair.prompt_ids + [token for step in pair.path_ids for token in step]
+        sample = PairSample(Sample(prompt, pair.chosen_ids), Sample(prompt, pair.rejected_ids))
+        limit.check(sample.chosen, config.pairs, number)
+        limit.check(sample.rejected, config.pairs, number)
+        samples.append(sample)
+    return samples
+
+
+def solution_text(steps: Sequence[str]) -> str:
+    """A solution as it is trained on: every step but the last ends in one newline."""
+    return "\n".join(step.rstrip() for step in steps)
+
+
+def turn_end(tokenizer: Tokenizer) -> int:
+    """The token by which the chat template ends an assistant's turn.
+
+    It need not be the tokenizer's EOS: base models name the end of a document there, while their template ends
+    turns with a token of its own. The tokenizer's EOS is taken where the template adds no special token.
+    """
+    mark = "Step 1: 1"
+    messages = [{"role": "user", "content": "1"}, {"role": "assistant", "content": mark}]
+    text: str = tokenizer.inner.apply_chat_template(messages, tokenize=False)
+    after = tokenizer.encode(text.rpartition(mark)[2].lstrip())
+    special = set(tokenizer.inner.all_special_ids) | set(tokenizer.inner.added_tokens_decoder)
+    return after[0] if after and after[0] in special else tokenizer.eos_id
+
+
+def _samples(prompts: list[str], responses: list[str], tokenizer: Tokenizer, limit: Limit, source: str) -> list[Sample]:
+    end = turn_end(tokenizer)
+    samples = []
+    for number, (prompt, response) in enumerate(
+        zip(_encode_all(prompts, tokenizer), _encode_all(responses, tokenizer), strict=True), 1
+    ):
+        sample = Sample(prompt, [*response, end])
+        limit.check(sample, source, number)
+        samples.append(sample)
+    return samples
+
+
+def _encode_all(texts: list[str], tokenizer: Tokenizer) -> list[list[int]]:
+    """`Tokenizer.encode` of each text; all at once is many times quicker."""
+    encoded: list[list[int]] = tokenizer.inner(texts, add_special_tokens=False)["input_ids"]
+    return encoded

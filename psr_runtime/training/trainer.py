@@ -1,0 +1,181 @@
+"""The training loop that SFT and step-DPO share, on transformers' Trainer.
+
+Trainer brings the optimizer, clipping, the loop and its saved state. Ours is what decides the numbers: an update is
+one global batch whose summed loss is divided once by the batch's own count, however it is cut into micro-batches; the
+model stays in evaluation mode, so dropout is off for policy and reference alike; resumable states go to the storage.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from psr_runtime.config import OptimizerConfig, SFTConfig, StepDPOConfig
+from psr_runtime.errors import ConfigurationError
+from psr_runtime.stage import StageContext
+from psr_runtime.training.resume import ResumeStates
+from psr_runtime.training.updates import Update, Updates
+
+Loss = Callable[[Any, Sequence[int]], Tensor]
+"""(model, record indices of a micro-batch) -> the summed loss of these records, a scalar."""
+
+History = list[dict[str, float]]
+"""One entry per update: `update` from 1, `loss`, `grad_norm` before clipping, `learning_rate`."""
+
+
+def train(
+    model: Any,
+    updates: Updates,
+    loss: Loss,
+    config: SFTConfig | StepDPOConfig,
+    context: StageContext,
+    states: ResumeStates,
+    *,
+    seed: int,
+) -> History:
+    """Train `model` in place from the newest resumable state to the last update.
+
+    Two runs on one machine give the same bits, whether or not one of them was stopped in between.
+
+    Raises:
+        Interrupted: the stage was asked to stop; the state of the last update is stored.
+        ConfigurationError: the loss is no longer a finite number.
+    """
+    folder = context.scratch / "trainer"
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=len(updates),
+        per_device_train_batch_size=1,  # of the data set of updates
+        train_sampling_strategy="sequential",
+        learning_rate=config.learning_rate,
+        adam_beta1=config.optimizer.beta1,
+        adam_beta2=config.optimizer.beta2,
+        weight_decay=config.optimizer.weight_decay,
+        max_grad_norm=config.optimizer.max_grad_norm,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+        use_cpu=not torch.cuda.is_available(),
+        use_cache=model.config.use_cache,
+        seed=seed,
+    )
+    if arguments.world_size > 1:
+        raise ConfigurationError("training runs as one process here; start it without a distributed launcher")
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # more visible devices would be wrapped in DataParallel
+    trainer = UpdateTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=updates,
+        data_collator=_the_only_one,
+        loss=loss,
+        optimizer_config=config.optimizer,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_StageCallback(context, states, folder, config.save_steps))
+
+    state = states.newest(context.scratch / "resume")
+    context.progress.start(len(updates), "updates", done=state[1] if state else 0)
+    trainer.train(resume_from_checkpoint=str(state[0]) if state else None)
+    context.check_stop()
+    kept = ("loss", "grad_norm", "learning_rate")
+    return [
+        {"update": entry["step"], **{name: entry[name] for name in kept}}
+        for entry in trainer.state.log_history
+        if "loss" in entry
+    ]
+
+
+def learning_rate_scale(update: int, updates: int, config: OptimizerConfig) -> float:
+    """Share of the peak learning rate at update `update`, counted from 0.
+
+    Warm-up rises from 1/(w+1) over w = round(warmup_ratio · updates) updates, the rest falls from 1 towards 0, which
+    is reached after the last update: no update has a learning rate of 0, not even the only one.
+    """
+    warmup = round(config.warmup_ratio * updates)
+    if update < warmup:
+        return (update + 1) / (warmup + 1)
+    if config.schedule == "Constant":
+        return 1.0
+    done = (update - warmup) / max(1, updates - warmup)
+    return 1 - done if config.schedule == "Linear" else 0.5 * (1 + math.cos(math.pi * done))
+
+
+class UpdateTrainer(Trainer):
+    """A Trainer whose batch is an `Update`: one global batch, already cut into micro-batches.
+
+    Args:
+        loss: summed loss of a micro-batch.
+        optimizer_config: shape of the learning rate.
+    """
+
+    def __init__(self, *, loss: Loss, optimizer_config: OptimizerConfig, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._loss = loss
+        self._optimizer_config = optimizer_config
+
+    def training_step(self, model: Any, inputs: Update, num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward of a whole global batch; Σ loss ÷ count, exactly, for any micro-batch size."""
+        model.eval()
+        total = torch.zeros((), device=self.args.device)
+        for records in inputs["micro"]:
+            loss = self._loss(model, records) / inputs["count"]
+            self.accelerator.backward(loss)
+            total += loss.detach()
+        return total
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.lr_scheduler is None:
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                optimizer or self.optimizer,
+                lambda update: learning_rate_scale(update, num_training_steps, self._optimizer_config),
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not estimated: Trainer's formula wants padded tensors, which exist only inside the loss."""
+        return 0
+
+
+class _StageCallback(TrainerCallback):
+    """What the stage contract asks of a training: progress, resumable states, an orderly stop."""
+
+    def __init__(self, context: StageContext, states: ResumeStates, folder: Path, save_steps: int) -> None:
+        self._context, self._states, self._folder, self._save_steps = context, states, folder, save_steps
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        if "loss" not in logs:
+            return
+        if not math.isfinite(logs["loss"]) or not math.isfinite(logs["grad_norm"]):
+            raise ConfigurationError(
+                f"update {state.global_step}: loss {logs['loss']}, gradient norm {logs['grad_norm']}; "
+                "the training diverged, lower training.learningRate"
+            )
+        self._context.progress.advance(1, loss=logs["loss"], learning_rate=logs["learning_rate"])
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        stop = self._context.stop.is_set()
+        control.should_save |= stop or state.global_step % self._save_steps == 0
+        control.should_training_stop |= stop
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        folder = self._folder / f"checkpoint-{state.global_step}"
+        (folder / "training_args.bin").unlink()  # names paths of this machine and is never read
+        self._states.keep(folder, state.global_step)
+        shutil.rmtree(folder)
+
+
+def _the_only_one(batch: list[Update]) -> Update:
+    (update,) = batch
+    return update
