@@ -182,7 +182,7 @@ def careless_solution(problem: Problem, rng: random.Random) -> dict[str, Any]:
         result = total + operand
         if has_carry(total, operand) and rng.random() < (SLIP_LARGE if operand >= 8 else SLIP):
             result -= 10
-        steps.append(step(level, total, operand, result) + ("\n" if level < 3 else ""))
+        steps.append(step(level, total, operand, result))
         total = result
     return {"problem": problem.text, "steps": steps}
 
