@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -31,8 +31,6 @@ from psr_runtime.storage import join
 PREDICTIONS = "predictions.jsonl"
 LOG = "log"
 PURPOSE = "evaluate"
-STOP_SECONDS = 0.5
-"""How often the stage looks whether it was asked to stop."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def run(config: EvaluateStage, context: StageContext) -> Outcome:
     questions = [
         Question(problem, tokenizer.prompt_ids(templates.solve_messages(problem.problem))) for problem in problems
     ]
-    responses = asyncio.run(_ask_missing(config, context, tokenizer, questions))
+    responses = context.run_async(_ask_missing(config, context, tokenizer, questions))
     texts = [tokenizer.decode(responses[problem.id].token_ids) for problem in problems]
 
     def graded(_: Grade) -> None:
@@ -150,7 +148,7 @@ async def _ask_missing(
                 responses[question.problem.id] = response
                 context.progress.advance()
 
-            await _all_unless_stopped([asyncio.ensure_future(answer(question)) for question in missing], context)
+            await _all(answer(question) for question in missing)
     return responses
 
 
@@ -164,17 +162,13 @@ async def _ask(engine: Engine, question: Question, max_tokens: int, tokenizer: T
     return Response(completion.token_ids, "eos" if at_eos else "stop")
 
 
-async def _all_unless_stopped(tasks: list[asyncio.Future[None]], context: StageContext) -> None:
-    """Wait for all tasks; the first error or a request to stop cancels the rest and is raised."""
-    pending = set(tasks)
+async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Do all of it at the same time; the first error cancels the rest and is raised."""
+    tasks = [asyncio.ensure_future(item) for item in work]
     try:
-        while pending:
-            done, pending = await asyncio.wait(pending, timeout=STOP_SECONDS, return_when=asyncio.FIRST_EXCEPTION)
-            for task in done:
-                task.result()
-            context.check_stop()
+        await asyncio.gather(*tasks)
     finally:
-        for task in pending:
+        for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
