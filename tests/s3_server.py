@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -109,7 +110,8 @@ def start_s3(folder: Path) -> Iterator[S3Server]:
         "-s3.autoCreateBucket=false",
     ]
     with open(log, "wb") as output:
-        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
+        few_volumes = {**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}  # making them delays the first writes
+        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, env=few_volumes)
     try:
         _wait_for_bucket(server, process, log)
         yield server
