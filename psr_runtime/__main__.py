@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -41,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument("--config", type=Path, metavar="FILE", help="configuration (else PSR_STAGE_CONFIG)")
         command.add_argument("--schema", action="store_true", help="print the configuration's JSON schema and exit")
     options = parser.parse_args(arguments)
+    _end_with_parent()
 
     if options.schema:
         from psr_runtime.config import ServeStage
@@ -65,6 +68,17 @@ def main(arguments: list[str] | None = None) -> int:
 
         return run_server(document, source=source)
     return run_stage(options.stage, document, source=source)
+
+
+def _end_with_parent() -> None:
+    """When an executor on this machine started this process (`PSR_PARENT`: its pid), end when it does."""
+    parent = os.environ.pop("PSR_PARENT", None)
+    if parent is None or not sys.platform.startswith("linux"):
+        return
+    set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+    if os.getppid() != int(parent):  # it ended before the call
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,203 @@
+"""What all kinds share: metadata, conditions, storage, hardware, and the fields of everything that makes attempts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from psr_runtime.config import (
+    Name,
+    Owner,
+    StorageAccess,
+    Uri,
+    Words,
+    method,
+    operation,
+)
+
+GROUP = "psr.dev"
+VERSION = "v1alpha1"
+ApiVersion = Literal["psr.dev/v1alpha1"]
+
+Short = Annotated[str, StringConstraints(max_length=1024)]
+Label = Annotated[str, StringConstraints(max_length=253)]
+
+
+class OwnerReference(Words):
+    """The parent of a child object."""
+
+    kind: Label
+    name: Label
+    uid: Label
+
+
+class Meta(Words):
+    """Object metadata, as far as PSR reads it."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=52)]
+    namespace: Label = "default"
+    uid: Label = ""
+    generation: int = 1
+    labels: dict[Label, Label] = Field(default={}, max_length=64)
+    annotations: dict[Label, Short] = Field(default={}, max_length=64)
+    owner_references: list[OwnerReference] = Field(default=[], max_length=8)
+
+
+class Condition(Words):
+    """A status condition. Types: Ready, Reconciling, Stalled, Suspended (kstatus)."""
+
+    type: Literal["Ready", "Reconciling", "Stalled", "Suspended"]
+    status: Literal["True", "False", "Unknown"]
+    reason: Label
+    message: Short = ""
+    observed_generation: int = 0
+    last_transition_time: Label = ""
+
+
+class Status(Words):
+    """What every status holds."""
+
+    observed_generation: int = -1
+    conditions: list[Condition] = Field(default=[], max_length=8)
+    step: Label = ""
+    progress: Label = ""
+
+    def condition(self, kind: str) -> Condition | None:
+        """The condition of a type, or None."""
+        return next((item for item in self.conditions if item.type == kind), None)
+
+    def holds(self, kind: str) -> bool:
+        """Whether the condition of a type is True."""
+        found = self.condition(kind)
+        return found is not None and found.status == "True"
+
+
+class Resource(Words):
+    """Base of all kinds."""
+
+    api_version: ApiVersion = "psr.dev/v1alpha1"
+    kind: str
+    metadata: Meta
+    spec: Any
+    status: Any
+
+    @property
+    def ref(self) -> str:
+        """`Kind/name`, for messages."""
+        return f"{self.kind}/{self.metadata.name}"
+
+
+class Volume(Words):
+    """A ReadWriteMany claim that `file://` URIs lie under."""
+
+    claim_name: Name = method(description="PersistentVolumeClaim in the object's namespace.")
+    mount_path: Annotated[str, StringConstraints(pattern=r"^/[^/].*$", max_length=256)] = method(
+        description="Where it is mounted. `psr run --mount` maps it to a folder of this machine."
+    )
+
+
+class StorageSpec(StorageAccess):
+    """Where artefacts go: `<uri>/<namespace>/<name>/…`."""
+
+    uri: Uri = method(description="Prefix of all artefacts: s3://bucket/prefix or file:///mount/path.")
+    volume: Volume | None = method(None, description="The volume of file:// URIs.")
+
+    @model_validator(mode="after")
+    def _under_the_volume(self) -> StorageSpec:
+        if self.volume is not None and not _below(self.uri, self.volume.mount_path):
+            raise ValueError(f"uri {self.uri} does not lie under volume.mountPath {self.volume.mount_path}")
+        return self
+
+    def access(self) -> StorageAccess:
+        """How stages reach the storage."""
+        return StorageAccess(endpoint=self.endpoint, region=self.region)
+
+
+def _below(uri: str, mount: str) -> bool:
+    return not uri.startswith("file://") or f"{uri.removeprefix('file://')}/".startswith(mount.rstrip("/") + "/")
+
+
+class Resources(Words):
+    """Hardware of one pod or process."""
+
+    gpus: int = operation(0, ge=0, le=64, description="GPUs of each pod.")
+    cpu: Annotated[str, StringConstraints(max_length=16)] | None = operation(None, description="CPU request.")
+    memory: Annotated[str, StringConstraints(max_length=16)] | None = operation(None, description="Memory request.")
+
+
+class Retries(Words):
+    """How often and how quickly an attempt is repeated."""
+
+    backoff_limit: int = operation(3, ge=0, le=100, description="Failures before the object is Stalled.")
+    max_disruptions: int = operation(10, ge=0, le=1000, description="Evictions and drains before it is Stalled.")
+    backoff_seconds: int = operation(
+        10, ge=0, le=3600, description="Pause before the second attempt; doubles with each failure up to 300 s."
+    )
+
+
+class Work(Words):
+    """Operation fields of every kind that makes attempts."""
+
+    suspend: bool = operation(False, description="Stop the running attempt, free its GPUs and wait.")
+    retries: Retries = operation(Retries(), description="Repetition of failed attempts.")
+    active_deadline_seconds: int | None = operation(
+        None, ge=1, description="Seconds of running after which the object is Stalled; waiting does not count."
+    )
+    resources: Resources = operation(Resources(), description="Hardware of the working pods.")
+    rerun: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)] | None = (
+        operation(None, description="Change it to make the finished work again, into a folder of that name.")
+    )
+    output: Uri | None = method(None, description="Where the artefact goes. Unset: <storage.uri>/<namespace>/<name>.")
+    owner: Owner | None = operation(None, description="Claim on the storage prefix. Set by the parent.")
+    storage: StorageSpec = method(description="Where artefacts go.")
+
+
+class Attempts(Words):
+    """The attempts of one step of an object.
+
+    Attributes:
+        attempt: number of the last attempt, from 1; 0 before the first.
+        observed: whether its Workload has been seen.
+        failures, disruptions: how the earlier ones ended.
+        open: whether the last attempt is still to be carried out.
+        retry_at: not before this time (seconds since the epoch).
+    """
+
+    attempt: int = 0
+    observed: bool = False
+    failures: int = 0
+    disruptions: int = 0
+    open: bool = False
+    retry_at: float = 0.0
+
+
+class Failure(Words):
+    """Why an object is Stalled, and for which generation and rerun token that was found."""
+
+    reason: Label
+    message: Short
+    generation: int
+
+
+class WorkStatus(Status):
+    """Status of a kind that makes attempts.
+
+    Attributes:
+        attempts: by step.
+        done: result of each finished step.
+        failure: set while Stalled.
+        rerun: the token that `done` belongs to.
+        running_since: when the current attempt was first seen running.
+        active_seconds: running time of earlier attempts.
+        output, digest: of the finished artefact.
+    """
+
+    attempts: dict[Label, Attempts] = Field(default={}, max_length=8)
+    done: dict[Label, dict[str, Any]] = Field(default={}, max_length=8)
+    failure: Failure | None = None
+    rerun: Label | None = None
+    running_since: float | None = None
+    active_seconds: float = 0.0
+    output: Uri | None = None
+    digest: Label | None = None

@@ -1,0 +1,76 @@
+"""SelfRewardIteration: one round, M(i) → pairs → M(i+1)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from psr_operator.api.common import Failure, Label, Resource, Resources, Retries, Status, StorageSpec
+from psr_operator.api.server import ServerChoice
+from psr_runtime.config import (
+    JudgeConfig,
+    ModelSource,
+    Name,
+    Owner,
+    Prompts,
+    Questions,
+    SearchConfig,
+    StepDPOConfig,
+    Uri,
+    Words,
+    given,
+    method,
+    operation,
+)
+
+
+class Loop(Words):
+    """What a round and a run of rounds share: method and hardware of searching and training."""
+
+    model: ModelSource = method(description="The model to improve.")
+    problems: Uri = given(description="Problem file (JSON lines: id, problem). Answers in it are not read.")
+    prompts: Prompts = method(Prompts(), description="Prompts of both skills.")
+    search: SearchConfig = method(SearchConfig(), description="Step search.")
+    judge: JudgeConfig = method(JudgeConfig(), description="Self-judging.")
+    training: StepDPOConfig = method(StepDPOConfig(), description="Step-wise DPO.")
+    seed: int = method(0, ge=0, lt=2**31, description="Seed of everything that is drawn.")
+    storage: StorageSpec = method(description="Where artefacts go.")
+    suspend: bool = operation(False, description="Stop what runs, free the GPUs and wait.")
+    retries: Retries = operation(Retries(), description="Repetition of failed attempts.")
+    search_shards: int = operation(1, ge=1, le=4096, description="Pods that share a round's problems.")
+    search_resources: Resources = operation(Resources(), description="Hardware of searching and evaluating pods.")
+    training_resources: Resources = operation(Resources(), description="Hardware of training pods.")
+    active_deadline_seconds: int | None = operation(
+        None, ge=1, description="Running seconds of each child after which it is Stalled."
+    )
+
+
+class SelfRewardIterationSpec(Loop):
+    """One round of searching, judging and training."""
+
+    questions: Questions = method(description="The window of problems of this round.")
+    iteration: int = method(1, ge=1, description="Number of the round; it improves M<iteration>.")
+    server: ServerChoice = operation(description="Server of the policy.")
+    pairs_output: Uri | None = method(None, description="Where the pair set goes. Unset: below the storage prefix.")
+    output: Uri | None = method(None, description="Where the new checkpoint goes. Unset: below the storage prefix.")
+    owner: Owner | None = operation(None, description="Claim on the storage prefix. Set by the parent.")
+    after_release: Name | None = operation(
+        None, description="PolicyServer that must hold no GPUs before training. Set by the parent."
+    )
+
+
+class SelfRewardIterationStatus(Status):
+    """What a round has made."""
+
+    pairs: Uri | None = None
+    pair_count: int | None = None
+    output: Uri | None = None
+    digest: Label | None = None
+    failure: Failure | None = None
+
+
+class SelfRewardIteration(Resource):
+    """M(i) → M(i+1)."""
+
+    kind: Literal["SelfRewardIteration"] = "SelfRewardIteration"
+    spec: SelfRewardIterationSpec
+    status: SelfRewardIterationStatus = SelfRewardIterationStatus()

@@ -1,0 +1,133 @@
+"""Manifests: YAML as kubectl reads it (1.2: `5e-7` is a number, `on` a string), checked field by field.
+
+Errors name the file, the line and the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import YAMLError
+
+from psr_operator.api import KINDS, Resource
+from psr_operator.api.common import ApiVersion
+
+NAME_LENGTH = 40
+"""Longest name of an object that a user makes; children's names are longer."""
+
+
+class ManifestError(Exception):
+    """A manifest is wrong; the message names file, line and field. Exit code 64."""
+
+
+def load_manifests(paths: Sequence[Path]) -> list[Resource]:
+    """Every object of the files, in order.
+
+    Raises:
+        ManifestError: a file cannot be read, is not YAML, or an object in it is wrong.
+    """
+    objects = [item for path in paths for item in _load(path)]
+    seen: set[tuple[str, str]] = set()
+    for item in objects:
+        key = (item.kind, item.metadata.name)
+        if key in seen:
+            raise ManifestError(
+                f"{item.ref} stands twice in {', '.join(map(str, paths))}; give each object its own name"
+            )
+        seen.add(key)
+    return objects
+
+
+def _load(path: Path) -> Iterator[Resource]:
+    reader = YAML(typ="rt", pure=True)
+    reader.version = (1, 2)
+    try:
+        text = path.read_text(encoding="utf-8")
+        documents = list(reader.load_all(text))
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: is not UTF-8 text") from error
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        raise ManifestError(f"{path}{line}: {getattr(error, 'problem', None) or error}") from error
+    documents = [document for document in documents if document is not None]
+    if not documents:
+        raise ManifestError(f"{path}: holds no object")
+    for document in documents:
+        yield _parse(path, document)
+
+
+def _parse(path: Path, document: Any) -> Resource:
+    if not isinstance(document, CommentedMap):
+        raise ManifestError(f"{path}, line 1: expected an object with apiVersion, kind, metadata and spec")
+    kind = document.get("kind")
+    if kind not in KINDS:
+        raise ManifestError(
+            f"{path}, line {_line(document, ('kind',))}: kind: {kind!r} is none of {', '.join(sorted(KINDS))}"
+        )
+    version = document.get("apiVersion")
+    if version != ApiVersion.__args__[0]:  # type: ignore[attr-defined]
+        raise ManifestError(
+            f"{path}, line {_line(document, ('apiVersion',))}: apiVersion: {version!r} is not psr.dev/v1alpha1"
+        )
+    try:
+        resource = KINDS[kind].model_validate(
+            _plain({key: value for key, value in document.items() if key != "status"})
+        )
+    except ValidationError as error:
+        faults = []
+        for fault in error.errors():
+            place = tuple(fault["loc"])
+            where = ".".join(str(part) for part in place) or "the object"
+            faults.append(f"{path}, line {_line(document, place)}: {where}: {_words(fault)}")
+        raise ManifestError("\n".join(faults)) from error
+    if len(resource.metadata.name) > NAME_LENGTH:
+        raise ManifestError(
+            f"{path}, line {_line(document, ('metadata', 'name'))}: metadata.name: at most {NAME_LENGTH} characters"
+        )
+    return resource
+
+
+def _words(fault: Any) -> str:
+    if fault["type"] == "extra_forbidden":
+        return "no such field; check the spelling (psr explain KIND lists them)"
+    message: str = fault["msg"]
+    shown = fault.get("input")
+    return f"{message}, found {shown!r}" if isinstance(shown, str | int | float | bool) else message
+
+
+def _line(document: Any, place: Sequence[Any]) -> int:
+    """Line of the deepest part of `place` that the document has, from 1."""
+    line = 0
+    node = document
+    for part in place:
+        try:
+            if isinstance(node, CommentedMap):
+                line = node.lc.key(part)[0]
+            elif isinstance(node, CommentedSeq):
+                line = node.lc.item(part)[0]
+            node = node[part]
+        except (KeyError, IndexError, TypeError, AttributeError):
+            break
+    return line + 1
+
+
+def _plain(value: Any) -> Any:
+    """Round-trip YAML nodes as plain Python values."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, bool):
+        return value
+    for kind in (int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return value

@@ -1,0 +1,101 @@
+"""SelfRewardRun: the whole loop, M0 → M1 → … → Mn, evaluated and reported."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from psr_operator.api.common import Label, Resource, WorkStatus
+from psr_operator.api.iteration import Loop
+from psr_operator.api.server import ServerTemplate
+from psr_runtime.config import EvaluationConfig, Name, SFTConfig, Text, Uri, Words, given, method, operation
+
+
+class RunSFT(Words):
+    """How M1 is made from the model."""
+
+    ift: Uri | None = given(None, description="IFT records: problems solved in steps.")
+    eft: Uri | None = given(None, description="EFT records: judgements of candidate steps.")
+    training: SFTConfig = method(SFTConfig(), description="Fine-tuning.")
+
+    @model_validator(mode="after")
+    def _has_data(self) -> RunSFT:
+        if self.ift is None and self.eft is None:
+            raise ValueError("give ift, eft or both: there is nothing to train on")
+        return self
+
+
+class Round(Words):
+    """One iteration of a run."""
+
+    questions: int = method(ge=1, le=1_000_000, description="Problems of this round. Paper 10.1: 400, 800, 1,200.")
+    allow_reuse: bool = method(False, description="Wrap around when the file has too few problems.")
+
+
+class RunEvaluation(Words):
+    """An evaluation of every model of a run."""
+
+    name: Name = method(description="Name of the evaluation.")
+    problems: Uri = given(description="Problem file with answers (JSON lines: problem, answer).")
+    evaluation: EvaluationConfig = method(EvaluationConfig(), description="Decoding and grading.")
+    required: bool = operation(False, description="Whether the run is Stalled when this evaluation is.")
+
+
+class RunReport(Words):
+    """What the report says besides the numbers."""
+
+    title: Annotated[str, StringConstraints(max_length=200)] | None = method(None, description="Heading.")
+    note: Text | None = method(None, description="A paragraph on top.")
+    step_oracle: Literal["None", "Arithmetic"] = method(
+        "None", description="Oracle that judges the judge on the policy's own candidates, after the fact."
+    )
+
+
+class SelfRewardRunSpec(Loop):
+    """A model learns from its own judgement, round by round. Paper section 3.5."""
+
+    sft: RunSFT | None = method(
+        None, description="How M1 is made from `model` (then M0). Unset: `model` is M1 already."
+    )
+    iterations: Annotated[list[Round], Field(min_length=1, max_length=64)] = method(
+        description="The rounds; append-only, so that M5 is one more entry."
+    )
+    evaluations: Annotated[list[RunEvaluation], Field(max_length=16)] = method(
+        [], description="Evaluations of M1 and every later model."
+    )
+    report: RunReport = method(RunReport(), description="The report.")
+    server: ServerTemplate = operation(ServerTemplate(), description="The run's one PolicyServer.")
+
+    @model_validator(mode="after")
+    def _names_once(self) -> SelfRewardRunSpec:
+        names = [item.name for item in self.evaluations]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise ValueError(f"evaluations: the name {min(twice)} stands twice")
+        return self
+
+
+class ModelStatus(Words):
+    """One model of a run."""
+
+    name: Label
+    uri: Uri
+    digest: Label | None = None
+    pairs: Uri | None = None
+    pair_count: int | None = None
+    accuracy: dict[Label, float] = Field(default={}, max_length=16)
+
+
+class SelfRewardRunStatus(WorkStatus):
+    """What a run has made so far. `done.report` holds the report's result."""
+
+    models: list[ModelStatus] = Field(default=[], max_length=66)
+
+
+class SelfRewardRun(Resource):
+    """M0 → M1 → … → Mn."""
+
+    kind: Literal["SelfRewardRun"] = "SelfRewardRun"
+    spec: SelfRewardRunSpec
+    status: SelfRewardRunStatus = SelfRewardRunStatus()

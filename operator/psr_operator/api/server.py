@@ -1,0 +1,75 @@
+"""PolicyServer: vLLM for one model at a time, and how other kinds name or bring one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from psr_operator.api.common import Label, Resource, Resources, Status, StorageSpec
+from psr_runtime.config import EngineConfig, ModelSource, Name, Words, operation
+
+
+class ServerTemplate(Words):
+    """How a server is made: engine, replicas, hardware."""
+
+    engine: EngineConfig = operation(EngineConfig(), description="vLLM.")
+    replicas: int = operation(1, ge=1, le=64, description="Copies of the server; a problem always asks the same one.")
+    resources: Resources = operation(Resources(), description="Hardware of each replica.")
+    idle: Literal["Release", "Keep"] | None = operation(
+        None,
+        description="Release: no server while training. Keep: stays and exchanges weights in place; a server with "
+        "GPUs is released during training with GPUs all the same. Unset: Release on Kubernetes, Keep for psr run.",
+    )
+    port: int | None = operation(
+        None,
+        ge=1,
+        le=65534,
+        description="Port of the OpenAI API; the next one is for control. Unset: 8000 in a pod, a free one for psr run.",
+    )
+
+
+class ServerChoice(Words):
+    """A server by name, or one of one's own."""
+
+    ref: Name | None = operation(None, description="Name of a PolicyServer in the same namespace.")
+    inline: ServerTemplate | None = operation(None, description="A server of this object's own.")
+
+    @model_validator(mode="after")
+    def _one_of(self) -> ServerChoice:
+        if (self.ref is None) == (self.inline is None):
+            raise ValueError("give either ref or inline")
+        return self
+
+
+class PolicyServerSpec(ServerTemplate):
+    """Serve a model until told to serve another."""
+
+    model: ModelSource = operation(description="The model to serve.")
+    model_digest: Label | None = operation(None, description="Digest that the model must have. Unset: any.")
+    active: bool = operation(True, description="False: scale to nothing and free the GPUs.")
+    storage: StorageSpec | None = operation(None, description="How to reach the model.")
+
+
+class PolicyServerStatus(Status):
+    """What a server does.
+
+    Attributes:
+        endpoints: base URL of each replica.
+        model: URI of the model that is served, once the fingerprint agrees.
+        digest: its digest.
+        holds_gpus: whether a pod of the server exists, terminating ones included.
+    """
+
+    endpoints: list[Annotated[str, StringConstraints(max_length=256)]] = Field(default=[], max_length=64)
+    model: Label | None = None
+    digest: Label | None = None
+    holds_gpus: bool = False
+
+
+class PolicyServer(Resource):
+    """An OpenAI-compatible endpoint for a policy."""
+
+    kind: Literal["PolicyServer"] = "PolicyServer"
+    spec: PolicyServerSpec
+    status: PolicyServerStatus = PolicyServerStatus()

@@ -1,0 +1,251 @@
+"""`psr`: run manifests on this machine, wait for them, read their reports."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from psr_operator.api import KINDS, Resource, SelfRewardRun
+from psr_operator.api.explain import explain
+from psr_operator.api.manifest import ManifestError, load_manifests
+from psr_operator.local.display import Display, models_table
+from psr_operator.local.executor import Executor, WorkFolder
+from psr_operator.local.node import Node
+from psr_operator.local.rehearsal import Rehearsal
+from psr_operator.local.store import stored_object
+from psr_operator.planner.plan import ExitClass
+from psr_runtime.errors import StageError
+from psr_runtime.storage import Storage, join, mounts_from
+
+EXAMPLES = """examples:
+  psr run -f examples/demo/run.yaml --mount /psr=out/demo/volume
+  psr run -f run.yaml --dry-run                 what would be done, in order
+  psr wait SelfRewardRun/demo --workdir out/demo/work
+  psr report file:///psr/runs/default/demo/report/m4 --mount /psr=out/demo/volume --to out/demo
+  psr explain SelfRewardRun.spec.search         every field with unit, default and source
+
+exit codes:
+  0 every object is Ready · 64 manifest or configuration wrong · 65 data wrong · 66 input missing
+  75 interrupted, run it again · 1 failed otherwise
+"""
+
+CODES = {ExitClass.CONFIGURATION.value: 64, ExitClass.DATA.value: 65, ExitClass.MISSING.value: 66, "StorageInUse": 65}
+"""Exit codes of `psr run` by the reason of a Stalled object."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line. Returns the exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except ManifestError as error:
+        print(error, file=sys.stderr)
+        return 64
+    except StageError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="psr",
+        description="Self-rewarding language models: a model improves by its own judgement, as declared in a manifest.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = _command(
+        commands,
+        "run",
+        _run,
+        "carry out manifests on this machine",
+        "Carry out every object of the manifests. Interrupt it and run it again: it goes on where the artefacts end.",
+    )
+    run.add_argument("-f", "--file", type=Path, action="append", required=True, metavar="FILE", help="manifest (YAML)")
+    run.add_argument("--workdir", type=Path, metavar="DIR", help="logs and copies of objects (default: psr-work/NAME)")
+    run.add_argument("--dry-run", action="store_true", help="print what would be done and do nothing")
+    run.add_argument(
+        "--watch", action="store_true", help="stay and apply changes of the manifests as they are saved, until Ctrl-C"
+    )
+    _mounts(run)
+
+    wait = _command(
+        commands,
+        "wait",
+        _wait,
+        "wait for an object of a psr run",
+        "Wait until an object is Ready (exit 0) or Stalled (exit 1); exit 2 when the time is over.",
+    )
+    wait.add_argument("object", metavar="KIND/NAME", help="SelfRewardRun/demo, say")
+    wait.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="work folder of the psr run")
+    wait.add_argument("--timeout", type=float, default=3600.0, metavar="SECONDS", help="default: 3600")
+
+    report = _command(
+        commands,
+        "report",
+        _report,
+        "fetch a run's report, with its controls",
+        "Copy report.html and results.json of a report artefact into a folder, put the results of control runs "
+        "beside them, and print the table.",
+    )
+    report.add_argument("uri", metavar="URI", help="report artefact of the run")
+    report.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder for report.html and results.json")
+    report.add_argument(
+        "--control", action="append", default=[], metavar="NAME=URI", help="report artefact of a control run"
+    )
+    _mounts(report)
+
+    explained = _command(
+        commands, "explain", _explain, "describe a kind's fields", "Print fields with type, default and description."
+    )
+    explained.add_argument("path", metavar="KIND[.FIELD…]", help=f"one of {', '.join(sorted(KINDS))}")
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    function: Callable[[argparse.Namespace], int],
+    summary: str,
+    description: str,
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(command=function)
+    return command
+
+
+def _mounts(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--mount",
+        action="append",
+        default=[],
+        metavar="/PATH=FOLDER",
+        help="folder of this machine that stands for a volume's mountPath in file:// URIs",
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    objects = load_manifests(options.file)
+    mounts = mounts_from(",".join(options.mount))
+    if options.dry_run:
+        return _rehearse(objects)
+    folder: Path = options.workdir or Path("psr-work", objects[0].metadata.name)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with Display() as display:
+        work = WorkFolder(folder, display.say)
+        executor = Executor(folder, Node(folder, mounts, (work.descriptor,)), display.transition)
+        executor.apply(objects)
+        saved = _saved(options.file)
+
+        def tick() -> None:
+            nonlocal saved
+            display.progress(executor.store)
+            if options.watch and _saved(options.file) != saved:
+                saved = _saved(options.file)
+                try:
+                    executor.apply(load_manifests(options.file))
+                except ManifestError as error:
+                    display.say(str(error))
+
+        executor.run(stop, tick, stay=options.watch)
+        work.close()
+    return _conclude(executor, mounts, interrupted=stop.is_set() and not executor.finished)
+
+
+def _rehearse(objects: list[Resource]) -> int:
+    with tempfile.TemporaryDirectory(prefix="psr-") as folder:
+        executor = Executor(Path(folder), Rehearsal(print), lambda _: None)
+        executor.apply(objects)
+        executor.run(threading.Event())
+    return 0
+
+
+def _conclude(executor: Executor, mounts: Mapping[str, Path], *, interrupted: bool) -> int:
+    code = 75 if interrupted else 0
+    for item in executor.roots:
+        if isinstance(item, SelfRewardRun):
+            print(models_table(item))
+            reports = [value["output"] for key, value in item.status.done.items() if key.startswith("report")]
+            if reports:
+                page = join(reports[-1], "report.html")
+                print(f"report: {Storage(mounts=mounts).local_path(page) or page}")
+        ready = item.status.condition("Ready")
+        if item.status.holds("Stalled") and ready is not None:
+            print(f"{item.ref} is stalled: {ready.reason}: {ready.message}", file=sys.stderr)
+            code = CODES.get(ready.reason, 1)
+        elif not item.status.holds("Ready"):
+            print(f"{item.ref} is not finished; run it again and it goes on from here", file=sys.stderr)
+    return code
+
+
+def _saved(files: list[Path]) -> list[float]:
+    return [file.stat().st_mtime if file.exists() else 0.0 for file in files]
+
+
+def _wait(options: argparse.Namespace) -> int:
+    kind, slash, name = options.object.partition("/")
+    if not slash or kind not in KINDS:
+        raise ManifestError(f"{options.object}: write KIND/NAME with one of {', '.join(sorted(KINDS))}")
+    deadline = time.monotonic() + options.timeout
+    shown = ""
+    while True:
+        found = stored_object(options.workdir, kind, name)
+        conditions = {item["type"]: item for item in (found or {}).get("status", {}).get("conditions", [])}
+        ready = conditions.get("Ready")
+        line = (
+            f"{options.object} {ready['reason']}: {ready.get('message', '')}"
+            if ready
+            else f"{options.object} is not there yet"
+        )
+        if line != shown:
+            shown = line
+            print(line, flush=True)
+        if ready and ready["status"] == "True":
+            return 0
+        if conditions.get("Stalled", {}).get("status") == "True":
+            return 1
+        if time.monotonic() >= deadline:
+            print(f"{options.object} is not Ready after {options.timeout:.0f} s", file=sys.stderr)
+            return 2
+        time.sleep(0.2)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from psr_runtime.report.compare import save_report
+
+    controls = {}
+    for item in options.control:
+        name, equals, uri = item.partition("=")
+        if not equals:
+            raise ManifestError(f"--control {item}: write NAME=URI")
+        controls[name] = uri
+    table = save_report(Storage(mounts=mounts_from(",".join(options.mount))), options.uri, options.to, controls)
+    print(table)
+    print(f"report: {options.to / 'report.html'}\nresults: {options.to / 'results.json'}")
+    return 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    print(explain(options.path))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

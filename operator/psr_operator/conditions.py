@@ -1,0 +1,90 @@
+"""The condition table (kstatus): one state of an object as its Ready, Reconciling, Stalled and Suspended conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+
+from psr_operator.api.common import Condition
+
+MESSAGE_LENGTH = 1000
+
+
+class State(Enum):
+    """The rows of the table: value = (Ready, Reconciling, Stalled, Suspended)."""
+
+    WORKING = ("False", "True", None, None)
+    FAILED = ("False", None, "True", None)
+    SUSPENDED = ("False", None, None, "True")
+    IDLE = ("False", None, None, None)
+    DONE = ("True", None, None, None)
+
+
+TYPES = ("Ready", "Reconciling", "Stalled", "Suspended")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How an object stands: a row of the table with reason (CamelCase) and message (a sentence)."""
+
+    state: State
+    reason: str
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Transition:
+    """A change of standing, to be reported once the status is stored: an event on Kubernetes, a line of `psr run`."""
+
+    kind: str
+    name: str
+    warning: bool
+    reason: str
+    message: str
+
+
+def conditions(standing: Standing, before: Sequence[Condition], generation: int, now: datetime) -> list[Condition]:
+    """The conditions of a standing. `lastTransitionTime` moves only where the status does.
+
+    Args:
+        before: the conditions stored now.
+        generation: generation of the spec that was looked at.
+        now: aware time.
+    """
+    found = []
+    earlier: dict[str, Condition] = {item.type: item for item in before}
+    for kind, status in zip(TYPES, standing.state.value, strict=True):
+        if status is None:
+            continue
+        old = earlier.get(kind)
+        since = old.last_transition_time if old is not None and old.status == status else _rfc3339(now)
+        found.append(
+            Condition.model_validate(
+                {
+                    "type": kind,
+                    "status": status,
+                    "reason": standing.reason,
+                    "message": standing.message[:MESSAGE_LENGTH],
+                    "observedGeneration": generation,
+                    "lastTransitionTime": since,
+                }
+            )
+        )
+    return found
+
+
+def transition(kind: str, name: str, standing: Standing, before: Sequence[Condition]) -> Transition | None:
+    """What is worth reporting: reason or state differ from what is stored. None where nothing changed."""
+    ready = next((item for item in before if item.type == "Ready"), None)
+    stored = {item.type: item.status for item in before}
+    wanted = {kind: status for kind, status in zip(TYPES, standing.state.value, strict=True) if status is not None}
+    if ready is not None and ready.reason == standing.reason and stored == wanted:
+        return None
+    warning = standing.state is State.FAILED or standing.reason == "Retrying"
+    return Transition(kind, name, warning, standing.reason, standing.message)
+
+
+def _rfc3339(now: datetime) -> str:
+    return now.strftime("%Y-%m-%dT%H:%M:%SZ")

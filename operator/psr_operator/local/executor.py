@@ -1,0 +1,177 @@
+"""`psr run`: plan, carry out, observe, until every object is Ready or Stalled.
+
+The same planner as on Kubernetes decides; this room starts processes where the controller makes Jobs. Statuses live
+in memory: after a restart the idempotent stages rebuild them from the artefacts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import threading
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from psr_operator.api import PolicyServer, Resource
+from psr_operator.api.server import ServerTemplate
+from psr_operator.conditions import Transition
+from psr_operator.local.store import Store
+from psr_operator.planner import plan
+from psr_operator.planner.plan import Observed, Plan, Server, ServerState, Workload, WorkloadState
+
+POLL_SECONDS = 0.2
+LONGEST_SETTLING = 1000
+"""Rounds of planning without anything happening outside; more means that two plans undo each other."""
+
+
+class NodeLike(Protocol):
+    """What carries out Workloads and Servers: `Node` with processes, `Rehearsal` with nothing."""
+
+    def run(self, workload: Workload) -> None: ...
+    def stop(self, name: str) -> None: ...
+    def workload(self, name: str) -> WorkloadState | None: ...
+    def serve(self, server: Server) -> None: ...
+    def release(self, name: str) -> None: ...
+    def server(self, name: str) -> ServerState | None: ...
+    def stop_all(self) -> None: ...
+
+
+class WorkFolder:
+    """A folder that one `psr run` uses at a time: the lock is held by it and by every process that it started.
+
+    Args:
+        folder: made if it is not there.
+        say: told once when the lock has to be waited for.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._file = open(folder / "lock", "a")  # noqa: SIM115 - held as long as the object lives
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"{folder} is in use; waiting for the processes of the other run to end")
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    @property
+    def descriptor(self) -> int:
+        return self._file.fileno()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Executor:
+    """Carries out the plans of a set of objects on this machine.
+
+    Args:
+        folder: where copies of the objects are kept.
+        node: carries out Workloads and Servers.
+        report: told of each transition once its status is stored.
+    """
+
+    def __init__(self, folder: Path, node: NodeLike, report: Callable[[Transition], None]) -> None:
+        self.store = Store(folder)
+        self.node = node
+        self._report = report
+        self._roots: list[tuple[str, str]] = []
+        self._workloads: dict[str, set[str]] = {}
+
+    def apply(self, objects: Sequence[Resource]) -> None:
+        """Take in what a user declares.
+
+        Raises:
+            ManifestError: a field that cannot be changed was changed.
+        """
+        for item in objects:
+            self.store.apply(with_local_defaults(item))
+        self._roots = [(item.kind, item.metadata.name) for item in objects]
+
+    def run(self, stop: threading.Event, on_tick: Callable[[], None] = lambda: None, *, stay: bool = False) -> None:
+        """Plan and carry out until every root is Ready or Stalled and nothing is left running, or `stop` is set.
+
+        Args:
+            on_tick: called between rounds (progress display, reading a changed manifest).
+            stay: go on after the end until `stop` is set.
+        """
+        try:
+            while not stop.is_set():
+                self._settle()
+                on_tick()
+                if self.finished and not stay:
+                    return
+                stop.wait(POLL_SECONDS)
+        finally:
+            self.node.stop_all()
+
+    @property
+    def roots(self) -> list[Resource]:
+        """The declared objects with their status."""
+        return [item for key in self._roots if (item := self.store.get(*key)) is not None]
+
+    @property
+    def finished(self) -> bool:
+        """Whether every root has come to its end and no server of theirs is left. A server as root never ends."""
+        if any(isinstance(item, PolicyServer) and not item.status.holds("Stalled") for item in self.roots):
+            return False
+        over = all(item.status.holds("Ready") or item.status.holds("Stalled") for item in self.roots)
+        failed = any(item.status.holds("Stalled") for item in self.roots)
+        return over and (failed or not any(item.status.endpoints for item in self.store.servers().values()))
+
+    def _settle(self) -> None:
+        """Plan every object until no status, spec or process changes any more."""
+        for _ in range(LONGEST_SETTLING):
+            changes = [self._reconcile(item) for item in self.store]
+            if not any(changes):
+                return
+        raise RuntimeError("the plans of this run undo each other; please report it with its manifest")
+
+    def _reconcile(self, stale: Resource) -> bool:
+        resource = self.store.get(stale.kind, stale.metadata.name)
+        assert resource is not None
+        wanted = plan(resource, self._observe(resource), datetime.now(UTC))
+        changed = self.store.set_status(resource, wanted.status)
+        if wanted.transition is not None:
+            self._report(wanted.transition)
+        return self._carry_out(resource, wanted) or changed
+
+    def _observe(self, resource: Resource) -> Observed:
+        names = self._workloads.setdefault(resource.metadata.uid, set())
+        workloads: list[WorkloadState] = [
+            state for name in sorted(names) if (state := self.node.workload(name)) is not None
+        ]
+        serving = self.node.server(resource.metadata.name) if isinstance(resource, PolicyServer) else None
+        servers = (serving,) if serving is not None else ()
+        return Observed(tuple(workloads), servers, self.store.children(resource), self.store.servers())
+
+    def _carry_out(self, resource: Resource, wanted: Plan) -> bool:
+        changed = False
+        for child in wanted.children:
+            changed |= self.store.apply(with_local_defaults(child))
+        for workload in wanted.workloads:
+            if workload.name not in self._workloads[resource.metadata.uid]:
+                self._workloads[resource.metadata.uid].add(workload.name)
+                self.node.run(workload)
+                changed = True
+        for name in wanted.stop:
+            self.node.stop(name)
+        if isinstance(resource, PolicyServer):
+            for server in wanted.servers:
+                self.node.serve(server)
+            if not wanted.servers:
+                self.node.release(resource.metadata.name)
+        return changed
+
+
+def with_local_defaults(resource: Resource) -> Resource:
+    """What this executor fills in where a manifest leaves the choice to it: servers are kept between rounds."""
+    spec = resource.spec
+    server = getattr(spec, "server", None)
+    if isinstance(spec, ServerTemplate) and spec.idle is None:
+        return resource.model_copy(update={"spec": spec.model_copy(update={"idle": "Keep"})})
+    if isinstance(server, ServerTemplate) and server.idle is None:
+        kept = server.model_copy(update={"idle": "Keep"})
+        return resource.model_copy(update={"spec": spec.model_copy(update={"server": kept})})
+    return resource

@@ -1,0 +1,300 @@
+"""What a node is to a cluster, on one machine: Workloads and Servers as processes, observed as states."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import shutil
+import socket
+import sys
+import time
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from psr_operator.local.processes import Child, start
+from psr_operator.planner.plan import ExitClass, Phase, Server, ServerState, Workload, WorkloadState
+from psr_runtime.config import ServeStage
+
+POLL_SECONDS = 1.0
+"""Progress of a process is asked for at most this often."""
+
+
+@dataclass
+class _Running:
+    """A Workload that was started: its processes, one a shard, and what was last heard of them."""
+
+    workload: Workload
+    folder: Path
+    children: list[Child]
+    progress: float | None = None
+    eta: float | None = None
+    asked: float = 0.0
+    failed: int | None = None
+
+
+@dataclass
+class _Serving:
+    """A Server that was started: one process a replica."""
+
+    server: Server
+    folder: Path
+    children: list[Child]
+    ports: list[int]
+    stopping: bool = False
+    state: ServerState = field(default_factory=lambda: ServerState(""))
+    asked: float = 0.0
+
+
+class Node:
+    """Starts, observes and stops processes.
+
+    Args:
+        folder: logs, termination messages and fetched checkpoints go here.
+        mounts: mount path -> folder, for `file://` URIs.
+        keep_open: file descriptors that every process inherits.
+        python: interpreter that runs the stages.
+    """
+
+    def __init__(
+        self, folder: Path, mounts: Mapping[str, Path], keep_open: tuple[int, ...] = (), python: str = sys.executable
+    ) -> None:
+        self._folder = folder
+        self._keep_open = keep_open
+        self._python = python
+        self._key = secrets.token_urlsafe(24)
+        scratch = folder / "scratch"
+        shutil.rmtree(scratch, ignore_errors=True)  # what a killed run left; nobody else uses it
+        scratch.mkdir(parents=True)
+        self._environment = {
+            "PSR_MOUNTS": ",".join(f"{mount}={path}" for mount, path in mounts.items()),
+            "PSR_SCRATCH": str(scratch),
+            "PSR_SERVER_KEY": self._key,
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        self._workloads: dict[str, _Running] = {}
+        self._servers: dict[str, _Serving] = {}
+
+    # --- workloads
+
+    def run(self, workload: Workload) -> None:
+        """Start a Workload that does not exist yet."""
+        if workload.name in self._workloads:
+            return
+        folder = self._folder / "workloads" / workload.name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        children = []
+        for index, config in enumerate(workload.configurations):
+            place = folder / str(index)
+            place.mkdir()
+            (place / "config.json").write_text(json.dumps(config.to_json(), indent=1))
+            environment = {
+                **self._environment,
+                "PSR_TERMINATION_MESSAGE": str(place / "result.json"),
+                "PSR_PROGRESS_PORT": "0",
+                "PSR_PROGRESS_PORT_FILE": str(place / "port"),
+            }
+            command = [self._python, "-m", "psr_runtime", workload.stage, "--config", str(place / "config.json")]
+            children.append(start(command, environment, place / "log", self._keep_open))
+        self._workloads[workload.name] = _Running(workload, folder, children)
+
+    def stop(self, name: str) -> None:
+        """Ask a Workload's processes to end."""
+        running = self._workloads.get(name)
+        for child in running.children if running is not None else ():
+            child.stop()
+
+    def workload(self, name: str) -> WorkloadState | None:
+        """A Workload as observed; None for one that was never started."""
+        running = self._workloads.get(name)
+        if running is None:
+            return None
+        codes = [child.code for child in running.children]
+        state = WorkloadState(name, running.workload.attempt, Phase.RUNNING)
+        gone = all(code is not None for code in codes)
+        if running.failed is None:
+            running.failed = next((index for index, code in enumerate(codes) if code not in (None, 0)), None)
+        failed = running.failed
+        if failed is not None:
+            for child in running.children:  # the shards of a failed attempt end with it
+                child.stop()
+            code = codes[failed]
+            assert code is not None
+            return replace(
+                state, phase=Phase.FAILED, exit_class=ExitClass.of(code), message=self._why(running, failed), gone=gone
+            )
+        if gone:
+            return replace(state, phase=Phase.SUCCEEDED, result=_read(running.folder / "0" / "result.json"), gone=True)
+        self._ask_progress(running)
+        return replace(state, progress=running.progress, eta=running.eta)
+
+    def _why(self, running: _Running, index: int) -> str:
+        code = running.children[index].code
+        message = (_read(running.folder / str(index) / "result.json") or {}).get("error")
+        ended = f"exit code {code}" if code is not None and code >= 0 else f"signal {-(code or 0)}"
+        log = running.children[index].log
+        return f"{message} ({ended})" if message else f"{ended}; see {log}"
+
+    def _ask_progress(self, running: _Running) -> None:
+        now = time.monotonic()
+        if now - running.asked < POLL_SECONDS:
+            return
+        running.asked = now
+        done = total = 0.0
+        eta: float | None = None
+        for index in range(len(running.children)):
+            with contextlib.suppress(OSError, ValueError):
+                port = int((running.folder / str(index) / "port").read_text())
+                found = _get(f"http://127.0.0.1:{port}/progress")
+                if found.get("total"):
+                    done, total = done + found["done"], total + found["total"]
+                    eta = max(eta or 0.0, found["eta"]) if found.get("eta") is not None else eta
+        if total:
+            running.progress, running.eta = min(1.0, done / total), eta
+
+    # --- servers
+
+    def serve(self, server: Server) -> None:
+        """Start a Server, or have the one that runs exchange its model."""
+        serving = self._servers.get(server.name)
+        if serving is None or (serving.stopping and all(child.code is not None for child in serving.children)):
+            self._start_server(server)
+            return
+        if serving.stopping or (serving.server.model, serving.server.digest) == (server.model, server.digest):
+            return
+        body = {"model": server.model.to_json(), "digest": server.digest}
+        for port in serving.ports:
+            with contextlib.suppress(OSError):
+                _put(f"http://127.0.0.1:{port + 1}/psr/model", body, self._key)
+        serving.server = server
+        serving.asked = 0.0
+
+    def _start_server(self, server: Server) -> None:
+        folder = self._folder / "servers" / server.name
+        shutil.rmtree(folder, ignore_errors=True)
+        ports, children = [], []
+        for index in range(server.replicas):
+            place = folder / str(index)
+            (place / "scratch").mkdir(parents=True)
+            port = server.port + 2 * index if server.port is not None else _free_port()
+            config = ServeStage(
+                model=server.model,
+                engine=server.engine,
+                storage=server.storage,
+                port=port,
+                scratch=str(place / "scratch"),
+            )
+            (place / "config.json").write_text(json.dumps(config.to_json(), indent=1))
+            command = [self._python, "-m", "psr_runtime", "serve", "--config", str(place / "config.json")]
+            children.append(start(command, self._environment, place / "log", self._keep_open))
+            ports.append(port)
+        self._servers[server.name] = _Serving(server, folder, children, ports)
+
+    def release(self, name: str) -> None:
+        """Ask a Server's processes to end."""
+        serving = self._servers.get(name)
+        if serving is not None:
+            serving.stopping = True
+            for child in serving.children:
+                child.stop()
+
+    def server(self, name: str) -> ServerState | None:
+        """A Server as observed; None for one that was never started."""
+        serving = self._servers.get(name)
+        if serving is None:
+            return None
+        codes = [child.code for child in serving.children]
+        gone = all(code is not None for code in codes)
+        if serving.stopping:
+            return ServerState(name, message="stopping", gone=gone)
+        if any(code is not None for code in codes):
+            index = next(index for index, code in enumerate(codes) if code is not None)
+            message = f"replica {index} ended with code {codes[index]}: {serving.children[index].tail(3)}"
+            for child in serving.children:
+                child.stop()
+            return ServerState(name, message=message, failed=True, gone=gone)
+        now = time.monotonic()
+        if now - serving.asked >= POLL_SECONDS / 2:
+            serving.asked = now
+            serving.state = self._ask_server(serving)
+        return serving.state
+
+    def _ask_server(self, serving: _Serving) -> ServerState:
+        """Ready when every replica serves the wanted model and has proved it."""
+        name, wanted = serving.server.name, serving.server
+        found: list[dict[str, Any]] = []
+        for port in serving.ports:
+            try:
+                found.append(_get(f"http://127.0.0.1:{port + 1}/psr/state", self._key))
+            except (OSError, ValueError):
+                return ServerState(name, message="starting")
+        failed = next((item for item in found if item["state"] == "Failed"), None)
+        if failed is not None:
+            return ServerState(name, message=str(failed.get("message")), failed=True)
+        waiting = next(
+            (item for item in found if item["state"] != "Ready" or item.get("uri") != wanted.model.uri), None
+        )
+        if waiting is not None:
+            return ServerState(name, message=f"{waiting['state']}: {waiting.get('message') or wanted.model.uri}")
+        return ServerState(
+            name,
+            endpoints=tuple(f"http://127.0.0.1:{port}" for port in serving.ports),
+            ready=wanted.model.uri,
+            digest=found[0]["digest"],
+            message="serving",
+        )
+
+    # --- the end
+
+    def stop_all(self) -> None:
+        """Ask everything to end and wait until nothing is left."""
+        children = [child for running in self._workloads.values() for child in running.children]
+        children += [child for serving in self._servers.values() for child in serving.children]
+        while any(child.code is None for child in children):
+            for child in children:
+                child.stop()
+            time.sleep(0.05)
+
+
+def _free_port() -> int:
+    """A port whose successor is free as well (API and control)."""
+    while True:
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            port: int = first.getsockname()[1]
+            with contextlib.suppress(OSError, OverflowError):
+                second.bind(("127.0.0.1", port + 1))
+                return port
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _get(url: str, key: str | None = None) -> dict[str, Any]:
+    return _ask(urllib.request.Request(url), key)
+
+
+def _put(url: str, body: Mapping[str, Any], key: str) -> dict[str, Any]:
+    data = json.dumps(body).encode()
+    return _ask(urllib.request.Request(url, data=data, method="PUT", headers={"Content-Type": "application/json"}), key)
+
+
+def _ask(request: urllib.request.Request, key: str | None) -> dict[str, Any]:
+    if key is not None:
+        request.add_header("Authorization", f"Bearer {key}")
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=2.0) as answer:
+        found = json.loads(answer.read(65536) or b"{}")
+    if not isinstance(found, dict):
+        raise ValueError(f"{request.full_url}: answered no object")
+    return found

@@ -1,0 +1,125 @@
+"""The objects of a local run, in memory: applied, owned, with generation and status, as an apiserver would keep them.
+
+A copy of each object stands in the work folder for `psr wait` and for people; nothing is read back from it but uids.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from psr_operator.api import PolicyServer, Resource
+from psr_operator.api.manifest import ManifestError
+from psr_runtime.config import MARK
+
+Key = tuple[str, str]
+
+
+class Store:
+    """Objects by kind and name.
+
+    Args:
+        folder: work folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "objects"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._objects: dict[Key, Resource] = {}
+
+    def __iter__(self) -> Iterator[Resource]:
+        return iter(list(self._objects.values()))
+
+    def get(self, kind: str, name: str) -> Resource | None:
+        return self._objects.get((kind, name))
+
+    def children(self, parent: Resource) -> tuple[Resource, ...]:
+        """The objects that `parent` owns."""
+        uid = parent.metadata.uid
+        return tuple(item for item in self if any(reference.uid == uid for reference in item.metadata.owner_references))
+
+    def servers(self) -> dict[str, Resource]:
+        """Every PolicyServer by name."""
+        return {item.metadata.name: item for item in self if isinstance(item, PolicyServer)}
+
+    def apply(self, wanted: Resource) -> bool:
+        """Make an object exist with this spec. A changed spec raises its generation.
+
+        Returns:
+            Whether anything changed.
+
+        Raises:
+            ManifestError: a method field differs from what is stored.
+        """
+        key = (wanted.kind, wanted.metadata.name)
+        stored = self._objects.get(key)
+        if stored is None:
+            meta = wanted.metadata.model_copy(update={"uid": self._uid(key), "generation": 1})
+            self._put(wanted.model_copy(update={"metadata": meta}))
+            return True
+        if stored.spec == wanted.spec:
+            return False
+        changed = changed_method_fields(stored.spec, wanted.spec)
+        if changed:
+            raise ManifestError(
+                f"{wanted.ref}: spec.{changed[0]} decides what is computed and cannot be changed; "
+                "give the object another name, or put it back"
+            )
+        meta = stored.metadata.model_copy(update={"generation": stored.metadata.generation + 1})
+        self._put(stored.model_copy(update={"metadata": meta, "spec": wanted.spec}))
+        return True
+
+    def set_status(self, resource: Resource, status: Any) -> bool:
+        """Store a status. Returns whether it differs from what was stored."""
+        if resource.status == status:
+            return False
+        self._put(resource.model_copy(update={"status": status}))
+        return True
+
+    def _put(self, resource: Resource) -> None:
+        self._objects[(resource.kind, resource.metadata.name)] = resource
+        path = self._folder / f"{resource.kind}-{resource.metadata.name}.json"
+        temporary = path.with_suffix(".new")
+        temporary.write_text(json.dumps(resource.to_json(), indent=1))
+        os.replace(temporary, path)
+
+    def _uid(self, key: Key) -> str:
+        """The uid of an object of this work folder; the same again after a restart, so that storage stays ours."""
+        path = self._folder / f"{key[0]}-{key[1]}.json"
+        try:
+            found = json.loads(path.read_text())["metadata"]["uid"]
+        except (OSError, ValueError, KeyError):
+            return str(uuid.uuid4())
+        return str(found)
+
+
+def stored_object(folder: Path, kind: str, name: str) -> dict[str, Any] | None:
+    """The copy of an object in a work folder, None where there is none (yet)."""
+    try:
+        found = json.loads((folder / "objects" / f"{kind}-{name}.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def changed_method_fields(before: Any, after: Any, at: str = "") -> list[str]:
+    """Dotted paths of immutable fields that differ. Lists of a run's iterations may grow."""
+    found = []
+    for name, field in type(before).model_fields.items():
+        extra = field.json_schema_extra
+        mark = extra.get(MARK) if isinstance(extra, Mapping) else None
+        old, new = getattr(before, name), getattr(after, name)
+        path = f"{at}.{field.alias or name}" if at else (field.alias or name)
+        if old == new or mark == "operation":
+            continue
+        if name == "iterations" and isinstance(old, list) and new[: len(old)] == old:
+            continue
+        if hasattr(type(old), "model_fields") and type(old) is type(new):
+            found += changed_method_fields(old, new, path)
+        else:
+            found.append(path)
+    return found

@@ -1,0 +1,165 @@
+"""SelfRewardIteration: pairs by M(i), then training to M(i+1)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from psr_operator.api import PolicyServer, PreferenceGeneration, Resource, SelfRewardIteration, StepDPOJob
+from psr_operator.api.generation import PreferenceGenerationSpec
+from psr_operator.api.server import ServerChoice
+from psr_operator.api.training import StepDPOJobSpec
+from psr_operator.conditions import Standing, State, conditions, transition
+from psr_operator.planner.leaves import owner_of, prefix_of
+from psr_operator.planner.names import child_name
+from psr_operator.planner.plan import Observed, Plan
+from psr_operator.planner.server import Reader, child_meta, child_server, intent
+
+
+def plan_iteration(iteration: SelfRewardIteration, observed: Observed, now: datetime) -> Plan:
+    """Two children one after the other, and a server where the round stands alone."""
+    pairs = observed.child("PreferenceGeneration", _pairs_name(iteration))
+    job = observed.child("StepDPOJob", _training_name(iteration))
+    assert pairs is None or isinstance(pairs, PreferenceGeneration)
+    assert job is None or isinstance(job, StepDPOJob)
+
+    children: list[Resource] = [_generation(iteration)]
+    if pairs is not None and pairs.status.holds("Ready"):
+        children.append(_training(iteration, pairs))
+    children += _server(iteration, observed, pairs, job)
+
+    standing = _standing(iteration, pairs, job)
+    status = iteration.status.model_copy(
+        update={
+            "conditions": conditions(standing, iteration.status.conditions, iteration.metadata.generation, now),
+            "observed_generation": iteration.metadata.generation,
+            "step": standing.reason,
+            "progress": _progress(pairs, job),
+            "pairs": pairs.status.output if pairs is not None else None,
+            "pair_count": pairs.status.done.get("merge", {}).get("pairs") if pairs is not None else None,
+            "output": job.status.output if job is not None and job.status.holds("Ready") else None,
+            "digest": job.status.digest if job is not None and job.status.holds("Ready") else None,
+        }
+    )
+    return Plan(
+        status=status,
+        children=tuple(children),
+        transition=transition(iteration.kind, iteration.metadata.name, standing, iteration.status.conditions),
+    )
+
+
+def _standing(iteration: SelfRewardIteration, pairs: PreferenceGeneration | None, job: StepDPOJob | None) -> Standing:
+    if job is not None and job.status.holds("Ready"):
+        return Standing(State.DONE, "Succeeded", f"M{iteration.spec.iteration + 1} is at {job.status.output}")
+    current = job if pairs is not None and pairs.status.holds("Ready") else pairs
+    return child_standing(current, "Generating" if current is pairs else "Training", iteration.spec.suspend)
+
+
+def child_standing(child: Resource | None, doing: str, suspend: bool) -> Standing:
+    """How a parent stands whose present child is `child` (None: not made yet)."""
+    if child is None:
+        if suspend:
+            return Standing(State.SUSPENDED, "Suspended", "suspended; set suspend: false to go on")
+        return Standing(State.WORKING, doing, "starting")
+    ready = child.status.condition("Ready")
+    message = f"{child.ref}: {ready.message}" if ready is not None else f"{child.ref} is new"
+    if child.status.holds("Stalled") and ready is not None:
+        return Standing(State.FAILED, ready.reason, message)
+    if suspend:
+        return Standing(State.SUSPENDED, "Suspended", "suspended; set suspend: false to go on")
+    return Standing(State.WORKING, doing, message)
+
+
+def _progress(pairs: PreferenceGeneration | None, job: StepDPOJob | None) -> str:
+    if job is not None:
+        return job.status.progress
+    return pairs.status.progress if pairs is not None else ""
+
+
+def _generation(iteration: SelfRewardIteration) -> PreferenceGeneration:
+    spec = iteration.spec
+    return PreferenceGeneration(
+        metadata=child_meta(iteration, _pairs_name(iteration)),
+        spec=PreferenceGenerationSpec(
+            model=spec.model,
+            problems=spec.problems,
+            questions=spec.questions,
+            prompts=spec.prompts,
+            search=spec.search,
+            judge=spec.judge,
+            iteration=spec.iteration,
+            seed=spec.seed,
+            shards=spec.search_shards,
+            server=ServerChoice(ref=_server_name(iteration)),
+            output=spec.pairs_output or f"{prefix_of(iteration)}/pairs",
+            owner=owner_of(iteration),
+            storage=spec.storage,
+            suspend=spec.suspend,
+            retries=spec.retries,
+            active_deadline_seconds=spec.active_deadline_seconds,
+            resources=spec.search_resources,
+        ),
+    )
+
+
+def _training(iteration: SelfRewardIteration, pairs: PreferenceGeneration) -> StepDPOJob:
+    spec = iteration.spec
+    assert pairs.status.output is not None
+    return StepDPOJob(
+        metadata=child_meta(iteration, _training_name(iteration)),
+        spec=StepDPOJobSpec(
+            model=spec.model,
+            pairs=pairs.status.output,
+            training=spec.training,
+            seed=spec.seed,
+            after_release=_server_name(iteration),
+            output=spec.output or f"{prefix_of(iteration)}/checkpoint",
+            owner=owner_of(iteration),
+            storage=spec.storage,
+            suspend=spec.suspend,
+            retries=spec.retries,
+            active_deadline_seconds=spec.active_deadline_seconds,
+            resources=spec.training_resources,
+        ),
+    )
+
+
+def _server(
+    iteration: SelfRewardIteration,
+    observed: Observed,
+    pairs: PreferenceGeneration | None,
+    job: StepDPOJob | None,
+) -> list[Resource]:
+    """The round's own server, where it stands alone. Under a run the run applies the server."""
+    spec = iteration.spec
+    if spec.server.inline is None:
+        return []
+    reading = pairs is None or not (pairs.status.holds("Ready") or pairs.status.holds("Stalled"))
+    training = (
+        pairs is not None
+        and pairs.status.holds("Ready")
+        and not (job is not None and (job.status.holds("Ready") or job.status.holds("Stalled")))
+    )
+    name = _server_name(iteration)
+    existing = observed.child("PolicyServer", name)
+    assert existing is None or isinstance(existing, PolicyServer)
+    wanted = intent(
+        existing,
+        spec.server.inline.model_copy(update={"idle": "Release"}),
+        [Reader(spec.model, None)] if reading else [],
+        training=training,
+        training_gpus=spec.training_resources.gpus,
+        suspended=spec.suspend,
+    )
+    return [child_server(iteration, name, spec.server.inline, spec.storage, wanted)] if wanted else []
+
+
+def _pairs_name(iteration: SelfRewardIteration) -> str:
+    return child_name(iteration.metadata.name, "pairs")
+
+
+def _training_name(iteration: SelfRewardIteration) -> str:
+    return child_name(iteration.metadata.name, "dpo")
+
+
+def _server_name(iteration: SelfRewardIteration) -> str:
+    return iteration.spec.server.ref or child_name(iteration.metadata.name, "server")

@@ -1,0 +1,218 @@
+"""SFTJob, StepDPOJob, ModelEvaluation, PreferenceGeneration: what their steps are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from psr_operator.api import ModelEvaluation, PolicyServer, PreferenceGeneration, Resource, SFTJob, StepDPOJob
+from psr_operator.api.common import Work
+from psr_operator.conditions import Standing, State
+from psr_operator.planner.plan import Observed, Plan
+from psr_operator.planner.server import own_server
+from psr_operator.planner.stage import Life, Step, plan_life
+from psr_runtime.config import (
+    Endpoint,
+    EvaluateStage,
+    MergeStage,
+    ModelSource,
+    Owner,
+    SearchStage,
+    SFTStage,
+    StageConfig,
+    StepDPOStage,
+)
+
+Results = dict[str, dict[str, Any]]
+
+
+def plan_sft(job: SFTJob, observed: Observed, now: datetime) -> Plan:
+    """One training Workload, M0 → M1."""
+    spec = job.spec
+
+    def configurations(_: Results) -> tuple[StageConfig, ...]:
+        return (
+            SFTStage(
+                **_placing(job),
+                model=spec.model,
+                ift=spec.ift,
+                eft=spec.eft,
+                prompts=spec.prompts,
+                training=spec.training,
+                seed=spec.seed,
+            ),
+        )
+
+    waits = _until_released(observed, spec.after_release, spec.resources.gpus)
+    step = Step("train", "sft", configurations, "Training", spec.resources.gpus, waits)
+    return plan_life(_life(job, [step], lambda done: _trained(done["train"])), observed, now)
+
+
+def plan_step_dpo(job: StepDPOJob, observed: Observed, now: datetime) -> Plan:
+    """One training Workload, M(i) → M(i+1)."""
+    spec = job.spec
+
+    def configurations(_: Results) -> tuple[StageConfig, ...]:
+        return (
+            StepDPOStage(
+                **_placing(job),
+                model=spec.model,
+                reference=spec.reference,
+                pairs=spec.pairs,
+                training=spec.training,
+                seed=spec.seed,
+            ),
+        )
+
+    waits = _until_released(observed, spec.after_release, spec.resources.gpus)
+    step = Step("train", "step-dpo", configurations, "Training", spec.resources.gpus, waits)
+    return plan_life(_life(job, [step], lambda done: _trained(done["train"])), observed, now)
+
+
+def plan_evaluation(evaluation: ModelEvaluation, observed: Observed, now: datetime) -> Plan:
+    """One Workload that asks a server and grades."""
+    spec = evaluation.spec
+    endpoint, waits = _server_of(evaluation, spec.model, observed)
+
+    def configurations(_: Results) -> tuple[StageConfig, ...]:
+        return (
+            EvaluateStage(
+                **_placing(evaluation),
+                model=spec.model,
+                problems=spec.problems,
+                prompts=spec.prompts,
+                evaluation=spec.evaluation,
+                server=endpoint,
+            ),
+        )
+
+    def summary(done: Results) -> str:
+        result = done["evaluate"]
+        return f"accuracy {result['accuracy']:.1%} on {result['problems']} problems"
+
+    step = Step("evaluate", "evaluate", configurations, "Evaluating", spec.resources.gpus, waits)
+    return _with_server(evaluation, plan_life(_life(evaluation, [step], summary), observed, now))
+
+
+def plan_generation(generation: PreferenceGeneration, observed: Observed, now: datetime) -> Plan:
+    """Search in shards, then merge them."""
+    spec = generation.spec
+    endpoint, waits = _server_of(generation, spec.model, observed)
+    placing = _placing(generation)
+    parts = [f"{placing['output']}/shards/{index}-of-{spec.shards}" for index in range(spec.shards)]
+
+    def search(_: Results) -> tuple[StageConfig, ...]:
+        return tuple(
+            SearchStage(
+                **{**placing, "output": part},
+                model=spec.model,
+                problems=spec.problems,
+                questions=spec.questions,
+                prompts=spec.prompts,
+                search=spec.search,
+                judge=spec.judge,
+                iteration=spec.iteration,
+                seed=spec.seed,
+                shard=index,
+                shards=len(parts),
+                server=endpoint,
+            )
+            for index, part in enumerate(parts)
+        )
+
+    def merge(_: Results) -> tuple[StageConfig, ...]:
+        return (MergeStage(**placing, parts=parts, iteration=spec.iteration),)
+
+    def summary(done: Results) -> str:
+        result = done["merge"]
+        return f"{result['pairs']} pairs from {result['problems']} problems"
+
+    steps = [
+        Step("search", "search", search, "Searching", spec.resources.gpus, waits),
+        Step("merge", "merge", merge, "Merging"),
+    ]
+    return _with_server(generation, plan_life(_life(generation, steps, summary), observed, now))
+
+
+def output_of(resource: Resource) -> str:
+    """Where an object's artefact goes: as its spec says, else below the storage prefix; `rerun` adds a folder."""
+    spec: Work = resource.spec
+    base = spec.output or f"{prefix_of(resource)}/{_FOLDERS[resource.kind]}"
+    return f"{base}/rerun-{spec.rerun}" if spec.rerun else base
+
+
+def prefix_of(resource: Resource) -> str:
+    """The storage prefix of an object: `<uri>/<namespace>/<name>`."""
+    meta = resource.metadata
+    return f"{resource.spec.storage.uri.rstrip('/')}/{meta.namespace}/{meta.name}"
+
+
+def owner_of(resource: Resource) -> Owner:
+    """The claim under which an object writes: its parent's, or its own."""
+    meta = resource.metadata
+    owner: Owner | None = getattr(resource.spec, "owner", None)
+    return owner or Owner(uri=prefix_of(resource), uid=meta.uid, name=f"{meta.namespace}/{meta.name}")
+
+
+_FOLDERS = {
+    "SFTJob": "checkpoint",
+    "StepDPOJob": "checkpoint",
+    "ModelEvaluation": "evaluation",
+    "PreferenceGeneration": "pairs",
+}
+
+
+def _placing(resource: Resource) -> dict[str, Any]:
+    return {
+        "output": output_of(resource),
+        "storage": resource.spec.storage.access(),
+        "owner": owner_of(resource),
+    }
+
+
+def _life(resource: Resource, steps: list[Step], summary: Callable[[Results], str]) -> Life:
+    spec: Work = resource.spec
+    return Life(resource, steps, spec.suspend, spec.retries, spec.active_deadline_seconds, spec.rerun, summary)
+
+
+def _trained(result: dict[str, Any]) -> str:
+    return f"checkpoint after {result.get('updates')} updates"
+
+
+def _until_released(observed: Observed, server: str | None, gpus: int) -> Standing | None:
+    """Training with GPUs waits until the run's server holds none."""
+    if server is None or gpus == 0:
+        return None
+    peer = observed.peers.get(server)
+    if isinstance(peer, PolicyServer) and peer.spec.resources.gpus > 0 and (peer.spec.active or peer.status.holds_gpus):
+        return Standing(State.WORKING, "WaitingForGPUs", f"PolicyServer/{server} still holds its GPUs")
+    return None
+
+
+def _server_of(
+    resource: PreferenceGeneration | ModelEvaluation, model: ModelSource, observed: Observed
+) -> tuple[Endpoint, Standing | None]:
+    """The endpoint to ask, and why it cannot be asked yet (None when it can)."""
+    name = resource.spec.server.ref or own_server(resource).metadata.name
+    peer = observed.peers.get(name) or observed.child("PolicyServer", name)
+    nobody = Endpoint(urls=["http://127.0.0.1:1"])
+    if not isinstance(peer, PolicyServer):
+        return nobody, Standing(State.WORKING, "WaitingForServer", f"there is no PolicyServer/{name} yet")
+    if peer.status.holds("Stalled"):
+        message = next(item.message for item in peer.status.conditions if item.type == "Stalled")
+        return nobody, Standing(State.FAILED, "ServerFailed", f"{peer.ref}: {message}")
+    if not peer.status.endpoints or peer.status.model != model.uri:
+        return nobody, Standing(State.WORKING, "WaitingForServer", f"{peer.ref} does not serve {model.uri} yet")
+    return Endpoint(urls=peer.status.endpoints, model_digest=peer.status.digest), None
+
+
+def _with_server(resource: PreferenceGeneration | ModelEvaluation, plan: Plan) -> Plan:
+    """Add the object's own server, wanted until the work is done."""
+    if resource.spec.server.inline is None:
+        return plan
+    over = plan.status.holds("Ready") or plan.status.holds("Stalled") or plan.status.holds("Suspended")
+    server = own_server(resource)
+    server = server.model_copy(update={"spec": server.spec.model_copy(update={"active": not over})})
+    return replace(plan, children=(*plan.children, server))

@@ -1,0 +1,181 @@
+"""The planner's values: what is observed, what is wanted. No Kubernetes object and no process in sight.
+
+An executor (`controller`, `local`) turns `Workload` and `Server` into Jobs and Deployments or processes, and reports
+`WorkloadState` and `ServerState`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from psr_operator.api.common import Resource
+from psr_operator.conditions import Transition
+from psr_runtime.config import EngineConfig, ModelSource, StageConfig, StorageAccess
+
+
+class Phase(Enum):
+    """Life of a Workload as an executor sees it."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+class ExitClass(Enum):
+    """How a failed Workload ended. The first three are never retried."""
+
+    CONFIGURATION = "ConfigurationError"
+    DATA = "DataError"
+    MISSING = "InputMissing"
+    TEMPORARY = "Temporary"
+    DISRUPTION = "Disrupted"
+    FAILURE = "Failed"
+
+    @classmethod
+    def of(cls, code: int) -> ExitClass:
+        """The class of an exit code of the stage contract (negative: ended by that signal)."""
+        return {64: cls.CONFIGURATION, 65: cls.DATA, 66: cls.MISSING, 75: cls.TEMPORARY}.get(code, cls.FAILURE)
+
+    @property
+    def final(self) -> bool:
+        """Whether a repetition would end the same way."""
+        return self in (ExitClass.CONFIGURATION, ExitClass.DATA, ExitClass.MISSING)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Work wanted: one stage, as one process or several.
+
+    Attributes:
+        name: of this attempt; unique in the namespace.
+        stage: key of `psr_runtime.stage.STAGES`.
+        configurations: one a shard (one for work that is not sharded).
+        attempt: number of the attempt, from 1.
+        gpus: per process.
+    """
+
+    name: str
+    stage: str
+    configurations: tuple[StageConfig, ...]
+    attempt: int
+    gpus: int = 0
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The URIs that it writes."""
+        return tuple(config.output for config in self.configurations)
+
+
+@dataclass(frozen=True)
+class WorkloadState:
+    """A Workload as observed.
+
+    Attributes:
+        exit_class: of the process that failed first; None unless FAILED.
+        result: of the stage (of shard 0 where there are several); None where it is not known.
+        message: why it is pending or failed.
+        progress: fraction done, 0 to 1, None while unknown.
+        eta: seconds left, None while unknown.
+        gone: whether no pod or process of it is left, terminating ones included.
+    """
+
+    name: str
+    attempt: int
+    phase: Phase
+    exit_class: ExitClass | None = None
+    result: Mapping[str, Any] | None = None
+    message: str = ""
+    progress: float | None = None
+    eta: float | None = None
+    gone: bool = False
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server wanted: this model, this many replicas; absent where it is not wanted at all.
+
+    Attributes:
+        digest: that the model must have, None for any.
+        port: None for one that the executor chooses.
+    """
+
+    name: str
+    model: ModelSource
+    digest: str | None
+    engine: EngineConfig
+    storage: StorageAccess
+    replicas: int
+    gpus: int
+    port: int | None
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """A server as observed.
+
+    Attributes:
+        endpoints: base URL of each replica.
+        ready: URI of the model that every replica serves with an agreeing fingerprint, None while none.
+        digest: its digest.
+        message: what it is doing, or why it failed.
+        failed: whether it cannot serve the model and repeating will not help.
+        gone: whether no pod or process of it is left.
+    """
+
+    name: str
+    endpoints: tuple[str, ...] = ()
+    ready: str | None = None
+    digest: str | None = None
+    message: str = ""
+    failed: bool = False
+    gone: bool = False
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What an object's planner may know.
+
+    Attributes:
+        workloads: that the object owns, all attempts that exist.
+        servers: likewise.
+        children: objects that it owns.
+        peers: PolicyServers that its spec names, by name.
+    """
+
+    workloads: tuple[WorkloadState, ...] = ()
+    servers: tuple[ServerState, ...] = ()
+    children: tuple[Resource, ...] = ()
+    peers: Mapping[str, Resource] = field(default_factory=dict)
+
+    def workload(self, name: str) -> WorkloadState | None:
+        return next((item for item in self.workloads if item.name == name), None)
+
+    def child(self, kind: str, name: str) -> Resource | None:
+        return next((item for item in self.children if (item.kind, item.metadata.name) == (kind, name)), None)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is wanted for one object.
+
+    Attributes:
+        status: to be stored if it differs; before anything else is done.
+        children: objects to exist with these specs.
+        workloads: to exist; one that exists already is left alone.
+        stop: names of Workloads to be stopped.
+        servers: to exist as given. An owned server that is not among them is to go.
+        transition: to be reported once the status is stored.
+        again_after: seconds after which to plan again even if nothing is observed; None: no need.
+    """
+
+    status: Any
+    children: tuple[Resource, ...] = ()
+    workloads: tuple[Workload, ...] = ()
+    stop: tuple[str, ...] = ()
+    servers: tuple[Server, ...] = ()
+    transition: Transition | None = None
+    again_after: float | None = None

@@ -1,0 +1,166 @@
+"""PolicyServer: which model a server serves and when it may be there.
+
+`intent` is where the rule stands that within a run at most one of {server, training} holds GPUs, and that a server's
+model moves only when nobody reads from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from psr_operator.api import Meta, OwnerReference, PolicyServer, Resource
+from psr_operator.api.common import StorageSpec
+from psr_operator.api.server import PolicyServerSpec, ServerTemplate
+from psr_operator.conditions import Standing, State, conditions, transition
+from psr_operator.planner.names import child_name
+from psr_operator.planner.plan import Observed, Plan, Server, ServerState
+from psr_runtime.config import ModelSource, StorageAccess
+
+
+def plan_server(server: PolicyServer, observed: Observed, now: datetime) -> Plan:
+    """A server is wanted while it is active; it is Ready when every replica proved that it serves the model."""
+    spec = server.spec
+    name = server.metadata.name
+    state = next((item for item in observed.servers if item.name == name), None)
+    wanted = (
+        Server(
+            name=name,
+            model=spec.model,
+            digest=spec.model_digest,
+            engine=spec.engine,
+            storage=spec.storage.access() if spec.storage else StorageAccess(),
+            replicas=spec.replicas,
+            gpus=spec.resources.gpus,
+            port=spec.port,
+        )
+        if spec.active
+        else None
+    )
+    standing = _standing(server, state)
+    ready = standing.state is State.DONE and state is not None
+    status = server.status.model_copy(
+        update={
+            "conditions": conditions(standing, server.status.conditions, server.metadata.generation, now),
+            "observed_generation": server.metadata.generation,
+            "endpoints": list(state.endpoints) if state is not None and ready else [],
+            "model": state.ready if state is not None and ready else None,
+            "digest": state.digest if state is not None and ready else None,
+            "holds_gpus": state is not None and not state.gone and spec.resources.gpus > 0,
+            "step": standing.reason,
+        }
+    )
+    return Plan(
+        status=status,
+        servers=(wanted,) if wanted is not None else (),
+        transition=transition(server.kind, name, standing, server.status.conditions),
+    )
+
+
+def _standing(server: PolicyServer, state: ServerState | None) -> Standing:
+    spec = server.spec
+    if not spec.active:
+        if state is None or state.gone:
+            return Standing(State.IDLE, "Idle", "released; nothing of it is left")
+        return Standing(State.WORKING, "Releasing", "waiting for the server to end")
+    if state is not None and state.failed:
+        return Standing(State.FAILED, "ServerFailed", state.message)
+    if state is None or state.ready != spec.model.uri:
+        return Standing(State.WORKING, "Loading", state.message if state is not None else "starting")
+    if spec.model_digest is not None and state.digest != spec.model_digest:
+        return Standing(State.WORKING, "Loading", f"serves {state.digest}, wanted is {spec.model_digest}")
+    return Standing(State.DONE, "Serving", f"serves {spec.model.uri}")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A model that somebody still wants to read from: an unfinished generation or evaluation of it."""
+
+    model: ModelSource
+    digest: str | None
+
+
+@dataclass(frozen=True)
+class Intent:
+    """What a server shall do."""
+
+    model: ModelSource
+    digest: str | None
+    active: bool
+
+
+def intent(
+    server: PolicyServer | None,
+    template: ServerTemplate,
+    readers: Sequence[Reader],
+    *,
+    training: bool,
+    training_gpus: int,
+    suspended: bool,
+) -> Intent | None:
+    """What the server of a run shall do, so that no two stages ever wait for each other's GPUs.
+
+    - It serves whoever reads from its present model; else the oldest model with a reader.
+    - It is let go when nobody reads (unless it is kept), and when the run is suspended.
+    - Once let go it comes back only when no training is unfinished: training waits for the server to be gone, and
+      then always ends.
+
+    Args:
+        server: as it is now, None before it exists.
+        template: how the run wants it.
+        readers: oldest model first.
+        training: whether a training child is unfinished.
+        training_gpus: GPUs of training pods.
+
+    Returns:
+        None while there is no server and nobody to serve.
+    """
+    exclusive = template.resources.gpus > 0 and training_gpus > 0
+    keep = template.idle == "Keep" and not (exclusive and training)
+    if server is None:
+        if not readers or suspended:
+            return None
+        return Intent(readers[0].model, readers[0].digest, active=not (exclusive and training))
+    here = server.spec
+    present = [reader for reader in readers if reader.model.uri == here.model.uri]
+    target = present[0] if present else readers[0] if readers else Reader(here.model, here.model_digest)
+    if suspended:
+        active = False
+    elif readers:
+        active = here.active or not (exclusive and training)
+    else:
+        active = here.active and keep
+    return Intent(target.model, target.digest, active)
+
+
+def child_server(
+    parent: Resource, name: str, template: ServerTemplate, storage: StorageSpec, wanted: Intent
+) -> PolicyServer:
+    """The PolicyServer object of a parent."""
+    return PolicyServer(
+        metadata=child_meta(parent, name),
+        spec=PolicyServerSpec(
+            **{key: getattr(template, key) for key in ServerTemplate.model_fields},
+            model=wanted.model,
+            model_digest=wanted.digest,
+            active=wanted.active,
+            storage=storage,
+        ),
+    )
+
+
+def own_server(resource: Resource) -> PolicyServer:
+    """The server that a leaf with `server.inline` brings for itself."""
+    spec = resource.spec
+    template = spec.server.inline or ServerTemplate()
+    name = child_name(resource.metadata.name, "server")
+    return child_server(resource, name, template, spec.storage, Intent(spec.model, None, active=True))
+
+
+def child_meta(parent: Resource, name: str) -> Meta:
+    """Metadata of a child: same namespace, owned by the parent."""
+    reference = OwnerReference(kind=parent.kind, name=parent.metadata.name, uid=parent.metadata.uid)
+    return Meta(
+        name=name, namespace=parent.metadata.namespace, owner_references=[reference], labels=parent.metadata.labels
+    )

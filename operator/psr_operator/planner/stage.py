@@ -1,0 +1,320 @@
+"""The life that every kind with attempts shares: created → running → (retry) → done, or failed, or suspended.
+
+An attempt's number is written to the status before its Workload is wanted, and a new attempt is wanted only when
+nothing of the last one is left, so there is never more than one writer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from psr_operator.api.common import Attempts, Failure, Resource, Retries, WorkStatus
+from psr_operator.conditions import Standing, State, conditions, transition
+from psr_operator.planner.names import child_name
+from psr_operator.planner.plan import ExitClass, Observed, Phase, Plan, Workload, WorkloadState
+from psr_runtime.config import StageConfig
+
+LONGEST_BACKOFF = 300.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One Workload in an object's life.
+
+    Attributes:
+        key: name in the status.
+        stage: of the runtime.
+        configurations: makes the stage configurations, from the results of the steps before.
+        doing: reason while it runs (`Training`).
+        gpus: per process.
+        waits: how the object stands while this may not start yet; None when it may.
+    """
+
+    key: str
+    stage: str
+    configurations: Callable[[dict[str, dict[str, Any]]], tuple[StageConfig, ...]]
+    doing: str
+    gpus: int = 0
+    waits: Standing | None = None
+
+
+@dataclass(frozen=True)
+class Life:
+    """An object with attempts, as this module needs it.
+
+    Attributes:
+        steps: in order; the object is done when the last one is.
+        suspend, retries, deadline, rerun: of its spec.
+        summary: message of a finished object, from the results of its steps.
+    """
+
+    resource: Resource
+    steps: Sequence[Step]
+    suspend: bool
+    retries: Retries
+    deadline: int | None
+    rerun: str | None
+    summary: Callable[[dict[str, dict[str, Any]]], str]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One look at a life: the status as it will be stored, how the object stands, what is wanted."""
+
+    status: WorkStatus
+    standing: Standing
+    workload: Workload | None = None
+    stop: tuple[str, ...] = ()
+    again_after: float | None = None
+
+
+def plan_life(life: Life, observed: Observed, now: datetime) -> Plan:
+    """The plan of an object that is nothing but its steps."""
+    moment = live(life, observed, now)
+    resource = life.resource
+    before = resource.status.conditions
+    status = moment.status.model_copy(
+        update={
+            "conditions": conditions(moment.standing, before, resource.metadata.generation, now),
+            "observed_generation": resource.metadata.generation,
+        }
+    )
+    return Plan(
+        status=status,
+        workloads=(moment.workload,) if moment.workload else (),
+        stop=moment.stop,
+        transition=transition(resource.kind, resource.metadata.name, moment.standing, before),
+        again_after=moment.again_after,
+    )
+
+
+def live(life: Life, observed: Observed, now: datetime) -> Moment:
+    """Finished → failed → suspended → the current step. `status` in the result has no conditions yet."""
+    status: WorkStatus = life.resource.status
+    if status.rerun != life.rerun:
+        if any(not item.gone for item in observed.workloads):
+            stop = tuple(item.name for item in observed.workloads if not item.gone)
+            return Moment(
+                status, Standing(State.WORKING, "Rerunning", "waiting for the last attempt to end"), stop=stop
+            )
+        status = status.model_copy(
+            update={"rerun": life.rerun, "done": {}, "failure": None, "output": None, "digest": None}
+        )
+    step = next((item for item in life.steps if item.key not in status.done), None)
+    if step is None:
+        return _finished(life, status)
+    if status.failure is not None and status.failure.generation == life.resource.metadata.generation:
+        return _failed(status, observed)
+    status = status.model_copy(update={"failure": None})
+    if life.suspend:
+        return _suspended(status, step, observed, now)
+    return _advance(life, step, status, observed, now)
+
+
+def _finished(life: Life, status: WorkStatus) -> Moment:
+    last = status.done[life.steps[-1].key]
+    status = status.model_copy(
+        update={
+            "output": last.get("output"),
+            "digest": last.get("digest"),
+            "step": "Done",
+            "progress": "100%",
+            "running_since": None,
+        }
+    )
+    return Moment(status, Standing(State.DONE, "Succeeded", life.summary(status.done)))
+
+
+def _failed(status: WorkStatus, observed: Observed) -> Moment:
+    assert status.failure is not None
+    stop = tuple(item.name for item in observed.workloads if not item.gone)
+    return Moment(status, Standing(State.FAILED, status.failure.reason, status.failure.message), stop=stop)
+
+
+def _suspended(status: WorkStatus, step: Step, observed: Observed, now: datetime) -> Moment:
+    """Stop the attempt; it is over and not counted once nothing of it is left."""
+    left = tuple(item.name for item in observed.workloads if not item.gone)
+    if left:
+        message = f"waiting for {len(left)} workload(s) to end"
+        return Moment(status, Standing(State.SUSPENDED, "Suspended", message), stop=left)
+    status = _close(_clock(status, running=False, now=now), step.key)
+    return Moment(status, Standing(State.SUSPENDED, "Suspended", "suspended; set suspend: false to go on"))
+
+
+def _advance(life: Life, step: Step, status: WorkStatus, observed: Observed, now: datetime) -> Moment:
+    """Carry the current step on: wait, start an attempt, watch it, and take its end."""
+    attempts = status.attempts.get(step.key, Attempts())
+    if not attempts.open:
+        return _start(life, step, status, attempts, observed, now)
+    name = _attempt_name(life, step, attempts.attempt)
+    state = observed.workload(name)
+    if state is None:
+        if not attempts.observed:
+            return Moment(
+                status, Standing(State.WORKING, "Starting", f"starting {name}"), workload=_workload(life, step, status)
+            )
+        state = WorkloadState(
+            name, attempts.attempt, Phase.FAILED, ExitClass.DISRUPTION, message=f"{name} was deleted", gone=True
+        )
+    status = _with(status, step.key, attempts.model_copy(update={"observed": True}))
+    if state.phase is Phase.SUCCEEDED:
+        return _succeeded(life, step, status, state, now)
+    if state.phase is Phase.FAILED:
+        return _ended(life, step, status, state, now)
+    return _running(life, step, status, state, now)
+
+
+def _start(life: Life, step: Step, status: WorkStatus, attempts: Attempts, observed: Observed, now: datetime) -> Moment:
+    """Write down the next attempt, once nothing is left of the last and nothing is to be waited for."""
+    left = tuple(item.name for item in observed.workloads if not item.gone)
+    if left:
+        standing = Standing(State.WORKING, "WaitingForPods", f"waiting for {left[0]} to end")
+        return Moment(status, standing, stop=left)
+    if step.waits is not None:
+        return Moment(status.model_copy(update={"step": step.doing}), step.waits)
+    pause = attempts.retry_at - now.timestamp()
+    if pause > 0:
+        message = f"attempt {attempts.attempt + 1} of {step.key} starts in {pause:.0f} s"
+        ready = status.condition("Ready")
+        if ready is not None and ready.reason == "Retrying":
+            message = ready.message
+        return Moment(status, Standing(State.WORKING, "Retrying", message), again_after=pause)
+    highest = max([attempts.attempt, *(item.attempt for item in observed.workloads if _of_step(life, step, item))])
+    attempts = attempts.model_copy(update={"attempt": highest + 1, "open": True, "observed": False})
+    status = _with(status, step.key, attempts).model_copy(update={"step": step.doing, "progress": ""})
+    name = _attempt_name(life, step, attempts.attempt)
+    return Moment(status, Standing(State.WORKING, "Starting", f"starting {name}"), again_after=0.0)
+
+
+def _running(life: Life, step: Step, status: WorkStatus, state: WorkloadState, now: datetime) -> Moment:
+    pending = state.phase is Phase.PENDING
+    status = _clock(status, running=not pending, now=now)
+    again = None
+    if life.deadline is not None and not pending:
+        left = life.deadline - _active(status, now)
+        if left <= 0:
+            message = f"{state.name} ran longer than activeDeadlineSeconds ({life.deadline})"
+            return _fail(life, status, "DeadlineExceeded", message, stop=(state.name,))
+        again = left
+    if pending:
+        standing = Standing(State.WORKING, "Pending", state.message or f"{state.name} waits to be scheduled")
+    else:
+        standing = Standing(State.WORKING, step.doing, f"{state.name} runs")
+    status = status.model_copy(update={"step": step.doing, "progress": _percent(state)})
+    return Moment(status, standing, workload=_workload(life, step, status), again_after=again)
+
+
+def _succeeded(life: Life, step: Step, status: WorkStatus, state: WorkloadState, now: datetime) -> Moment:
+    if not state.gone:
+        standing = Standing(State.WORKING, step.doing, f"{state.name} is ending")
+        return Moment(status, standing, workload=_workload(life, step, status))
+    if state.result is None:
+        # The stage is idempotent: asked again it prints its result. That is no failure of the work.
+        lost = replace(state, exit_class=ExitClass.TEMPORARY, message="its result could not be read")
+        return _ended(life, step, status, lost, now)
+    status = _close(_clock(status, running=False, now=now), step.key)
+    status = status.model_copy(update={"done": {**status.done, step.key: dict(state.result)}, "active_seconds": 0.0})
+    following = next((item for item in life.steps if item.key not in status.done), None)
+    if following is None:
+        return _finished(life, status)
+    standing = Standing(State.WORKING, "Starting", f"{state.name} is done")
+    return Moment(status.model_copy(update={"progress": ""}), standing, again_after=0.0)
+
+
+def _ended(life: Life, step: Step, status: WorkStatus, state: WorkloadState, now: datetime) -> Moment:
+    """An attempt failed: for good, or to be repeated after a pause."""
+    ended = state.exit_class or ExitClass.FAILURE
+    if ended.final:
+        return _fail(life, _close(_clock(status, running=False, now=now), step.key), ended.value, state.message)
+    if not state.gone:
+        return Moment(status, Standing(State.WORKING, "Retrying", f"{state.name} failed: {state.message}"))
+    attempts = status.attempts[step.key]
+    if ended in (ExitClass.DISRUPTION, ExitClass.TEMPORARY):
+        attempts = attempts.model_copy(update={"disruptions": attempts.disruptions + 1})
+        over, limit, what = attempts.disruptions > life.retries.max_disruptions, "maxDisruptions", "disruptions"
+    else:
+        attempts = attempts.model_copy(update={"failures": attempts.failures + 1})
+        over, limit, what = attempts.failures > life.retries.backoff_limit, "backoffLimit", "failures"
+    count = attempts.failures if what == "failures" else attempts.disruptions
+    pause = min(life.retries.backoff_seconds * 2.0 ** max(0, count - 1), LONGEST_BACKOFF)
+    attempts = attempts.model_copy(update={"open": False, "retry_at": now.timestamp() + pause})
+    status = _with(_clock(status, running=False, now=now), step.key, attempts)
+    if over:
+        reason = "BackoffLimitExceeded" if limit == "backoffLimit" else "TooManyDisruptions"
+        return _fail(life, status, reason, f"{count} {what}, more than {limit}; the last one: {state.message}")
+    message = f"{state.name} ended ({ended.value}): {state.message or 'no message'}; again in {pause:.0f} s"
+    return Moment(status, Standing(State.WORKING, "Retrying", message), again_after=pause)
+
+
+def _fail(life: Life, status: WorkStatus, reason: str, message: str, stop: tuple[str, ...] = ()) -> Moment:
+    if message.startswith("StorageInUse"):
+        reason = "StorageInUse"
+    failure = Failure(reason=reason, message=message[:1000], generation=life.resource.metadata.generation)
+    for key, attempts in status.attempts.items():
+        if attempts.open:
+            status = _close(status, key)
+    return Moment(
+        status.model_copy(update={"failure": failure, "running_since": None}),
+        Standing(State.FAILED, reason, message),
+        stop=stop,
+    )
+
+
+def _workload(life: Life, step: Step, status: WorkStatus) -> Workload:
+    attempt = status.attempts[step.key].attempt
+    return Workload(
+        name=_attempt_name(life, step, attempt),
+        stage=step.stage,
+        configurations=step.configurations(status.done),
+        attempt=attempt,
+        gpus=step.gpus,
+    )
+
+
+def _attempt_name(life: Life, step: Step, attempt: int) -> str:
+    return child_name(*_base(life, step), f"a{attempt}")
+
+
+def _base(life: Life, step: Step) -> tuple[str, ...]:
+    name = life.resource.metadata.name
+    return (name,) if len(life.steps) == 1 else (name, step.key)
+
+
+def _of_step(life: Life, step: Step, state: WorkloadState) -> bool:
+    return state.name == _attempt_name(life, step, state.attempt)
+
+
+def _with(status: WorkStatus, key: str, attempts: Attempts) -> WorkStatus:
+    return status.model_copy(update={"attempts": {**status.attempts, key: attempts}})
+
+
+def _close(status: WorkStatus, key: str) -> WorkStatus:
+    """The last attempt is over and counts for nothing."""
+    attempts = status.attempts.get(key)
+    if attempts is None or not attempts.open:
+        return status
+    return _with(status, key, attempts.model_copy(update={"open": False, "retry_at": 0.0}))
+
+
+def _clock(status: WorkStatus, *, running: bool, now: datetime) -> WorkStatus:
+    """Start or stop counting running time; pending and suspended time is not counted."""
+    if running and status.running_since is None:
+        return status.model_copy(update={"running_since": now.timestamp()})
+    if not running and status.running_since is not None:
+        return status.model_copy(update={"running_since": None, "active_seconds": _active(status, now)})
+    return status
+
+
+def _active(status: WorkStatus, now: datetime) -> float:
+    since = now.timestamp() - status.running_since if status.running_since is not None else 0.0
+    return status.active_seconds + since
+
+
+def _percent(state: WorkloadState) -> str:
+    if state.progress is None:
+        return ""
+    eta = f", {state.eta:.0f} s left" if state.eta is not None else ""
+    return f"{state.progress:.0%}{eta}"
