@@ -130,7 +130,7 @@ class Verdict(Record):
 
     a: int
     b: int
-    choice: Literal["A", "B"] | None
+    choice: Literal["A", "B"] | None = None
     text: str
 
 
@@ -221,7 +221,7 @@ class Prediction(Record):
     problem: str
     gold: str
     response: str
-    answer: str | None
+    answer: str | None = None
     correct: bool
     tokens: int
     steps: int
