@@ -1,0 +1,228 @@
+"""`results.json`: what a run's artefacts say, model by model.
+
+The numbers of searches and trainings are those of their manifests; errors, ties and the judge's success are added.
+Seconds and environment differ from run to run and stand nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from psr_runtime.artefact import Manifest, require_manifest
+from psr_runtime.config import ReportedEvaluation, ReportedModel, ReportStage
+from psr_runtime.errors import InputMissing
+from psr_runtime.evaluation.oracle import arithmetic
+from psr_runtime.records import Prediction, Tree, parse_records, read_records
+from psr_runtime.report.statistics import Estimate, Round, StepOracle, accuracy, difference, summarise
+from psr_runtime.stage import TIMINGS, versions
+from psr_runtime.storage import Storage, join
+
+ORACLES: dict[str, StepOracle | None] = {"None": None, "Arithmetic": arithmetic}
+DIGITS = 6
+SAMPLES = 2
+"""Trees shown of each round."""
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """One artefact of the run, for the lineage.
+
+    Attributes:
+        name: what it is to the run: `M2`, `pairs of M1`.
+        uri: where it lies.
+        manifest: what its manifest says.
+    """
+
+    name: str
+    uri: str
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that the report shows.
+
+    Attributes:
+        results: content of `results.json`.
+        samples: a few finished searches, by the model that made them.
+        artefacts: checkpoints, pair sets and evaluations in the order of the run.
+    """
+
+    results: dict[str, Any]
+    samples: dict[str, list[Tree]]
+    artefacts: list[Artefact]
+
+
+def collect(config: ReportStage, storage: Storage) -> Material:
+    """Read a run's artefacts.
+
+    Raises:
+        InputMissing: an artefact is not there.
+        DataError: one was made by another stage than its place asks for, or a line of it is broken.
+    """
+    oracle = ORACLES[config.step_oracle]
+    samples: dict[str, list[Tree]] = {}
+    artefacts: list[Artefact] = []
+    models: list[dict[str, Any]] = []
+    first: dict[str, dict[str, bool]] = {}
+    for model in config.models:
+        checkpoint = require_manifest(storage, model.checkpoint, ("sft", "step-dpo"))
+        artefacts.append(Artefact(model.name, model.checkpoint, checkpoint))
+        evaluations = {}
+        for evaluation in model.evaluations:
+            manifest = require_manifest(storage, evaluation.uri, ("evaluate",))
+            artefacts.append(Artefact(f"{evaluation.name} of {model.name}", evaluation.uri, manifest))
+            answers = _answers(storage, evaluation)
+            evaluations[evaluation.name] = _evaluation(
+                manifest, answers, first.get(evaluation.name) if models else None
+            )
+            first.setdefault(evaluation.name, answers)
+        pair_set = found = None
+        if model.pairs is not None:
+            pair_set = require_manifest(storage, model.pairs, ("merge", "search"))
+            artefacts.append(Artefact(f"pairs of {model.name}", model.pairs, pair_set))
+            found = summarise(_trees(storage, model.pairs), oracle, SAMPLES)
+            samples[model.name] = found.samples
+        models.append(
+            {
+                "model": model.name,
+                **_head(evaluations),
+                "pairs": pair_set.result["pairs"] if pair_set else None,
+                "tokens": _tokens(evaluations, pair_set, checkpoint),
+                "judge": _judge(pair_set, found, told=oracle is not None) if pair_set and found else None,
+                "search": _search(pair_set, found) if pair_set and found else None,
+                "training": checkpoint.result,
+                "evaluations": evaluations,
+                "seconds": _seconds(storage, model, checkpoint, pair_set),
+                "digest": checkpoint.identity,
+            }
+        )
+    results = {
+        "title": config.title,
+        "models": models,
+        "controls": {},
+        "environment": environment(),
+        "seeds": {"run": config.seed},
+    }
+    return Material(results, samples, artefacts)
+
+
+def environment() -> dict[str, Any]:
+    """The machine that wrote the report, and the versions of what decides a result."""
+    return {
+        "python": platform.python_version(),
+        "versions": versions(),
+        "cpus": os.cpu_count(),
+        "platform": platform.platform(),
+    }
+
+
+def _answers(storage: Storage, evaluation: ReportedEvaluation) -> dict[str, bool]:
+    predictions = read_records(storage, join(evaluation.uri, "predictions.jsonl"), Prediction)
+    return {prediction.id: prediction.correct for prediction in predictions}
+
+
+def _trees(storage: Storage, uri: str) -> Iterator[Tree]:
+    place = join(uri, "trees.jsonl")
+    return parse_records(storage.read(place).decode("utf-8"), place, Tree, empty=True)
+
+
+def _evaluation(manifest: Manifest, answers: Mapping[str, bool], first: Mapping[str, bool] | None) -> dict[str, Any]:
+    """An evaluation's own numbers, its error, and the difference to the first model."""
+    share = accuracy(sum(answers.values()), len(answers))
+    change = difference(answers, first) if first else None
+    return {
+        **manifest.result,
+        "accuracy": round(share.value, DIGITS),
+        "standard_error": round(share.standard_error, DIGITS),
+        **_difference(change),
+    }
+
+
+def _difference(change: Estimate | None) -> dict[str, float | None]:
+    return {
+        "difference_to_first": round(change.value, DIGITS) if change else None,
+        "difference_standard_error": round(change.standard_error, DIGITS) if change else None,
+    }
+
+
+def _head(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The first evaluation's numbers stand with the model itself."""
+    names = ("accuracy", "standard_error", "difference_to_first", "difference_standard_error", "correct", "problems")
+    main = next(iter(evaluations.values()), {})
+    return {name: main.get(name) for name in names}
+
+
+def _tokens(
+    evaluations: Mapping[str, Mapping[str, Any]], pair_set: Manifest | None, checkpoint: Manifest
+) -> dict[str, int]:
+    """Sampled tokens by purpose, and the tokens that this model was trained on."""
+    tokens = {"training": checkpoint.result.get("tokens")}
+    if pair_set is not None:
+        tokens["candidates"] = pair_set.result.get("candidate_tokens")
+        tokens["judge"] = pair_set.result.get("judge_tokens")
+    if evaluations:
+        tokens["evaluation"] = sum(item.get("tokens", 0) for item in evaluations.values())
+    return {name: count for name, count in tokens.items() if count is not None}
+
+
+def _judge(pair_set: Manifest, counted: Round, *, told: bool) -> dict[str, Any]:
+    """The round's judge; `told`: an oracle told right steps from wrong ones."""
+    found = pair_set.result
+    verdicts = found.get("verdicts", 0)
+    judge = {
+        "verdicts": verdicts,
+        "share_a": found.get("share_a"),
+        "no_verdict": found.get("no_verdict", 0),
+        "no_verdict_share": _share(found.get("no_verdict", 0), verdicts),
+        "order_agreement": found.get("agreement"),
+    }
+    if told:
+        judge |= {
+            "accuracy_on_own_candidates": _share(counted.calls_right, counted.calls),
+            "calls_with_one_right_step": counted.calls,
+            "share_of_right_candidates": _share(counted.steps_right, counted.steps),
+        }
+    return judge
+
+
+def _share(part: int, whole: int) -> float | None:
+    return round(part / whole, DIGITS) if whole else None
+
+
+def _search(pair_set: Manifest, counted: Round) -> dict[str, Any]:
+    names = ("problems", "levels", "candidates", "malformed", "truncated", "unanimous", "rollbacks", "outcomes")
+    return {**{name: pair_set.result[name] for name in names if name in pair_set.result}, "ties": counted.ties}
+
+
+def _seconds(
+    storage: Storage, model: ReportedModel, checkpoint: Manifest, pair_set: Manifest | None
+) -> dict[str, float]:
+    """Seconds by stage, of the attempts that finished; stages that left no time are left out."""
+    places = {
+        checkpoint.stage: [model.checkpoint],
+        "search": [] if pair_set is None or model.pairs is None else [model.pairs, *_parts(pair_set)],
+        "evaluate": [evaluation.uri for evaluation in model.evaluations],
+    }
+    seconds = {}
+    for stage, uris in places.items():
+        found = [time for uri in uris if (time := _timing(storage, uri)) is not None]
+        if found:
+            seconds[stage] = round(sum(found), 3)
+    return seconds
+
+
+def _parts(pair_set: Manifest) -> list[str]:
+    return [entry.uri for entry in pair_set.inputs.values()] if pair_set.stage == "merge" else []
+
+
+def _timing(storage: Storage, uri: str) -> float | None:
+    try:
+        return float(json.loads(storage.read(join(uri, TIMINGS)))["seconds"])
+    except InputMissing:
+        return None
