@@ -1,0 +1,214 @@
+"""The control port of a server: `/psr/ready`, `/psr/model`, `/psr/state`, and the state that they tell.
+
+HTTP only: what the state is, and what an order leads to, is decided in `serve.py`.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import threading
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Literal, Protocol
+from urllib.parse import parse_qs, urlsplit
+
+from pydantic import Field, ValidationError
+
+from psr_runtime.config import ModelSource, Words
+from psr_runtime.errors import ConfigurationError
+from psr_runtime.fingerprint import Check
+from psr_runtime.guard import KEY_VARIABLE
+
+BODY_BYTES = 64 * 1024
+REQUEST_SECONDS = 30
+
+
+Phase = Literal["Fetching", "Starting", "Swapping", "Checking", "Ready", "Failed"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """How the model that is served came in.
+
+    Attributes:
+        kind: `Start` of vLLM, `Restart` of it, or `Swap` of the weights in place.
+        seconds: from the order to the open gate.
+        why: why it was no swap; empty for one.
+    """
+
+    kind: Literal["Start", "Restart", "Swap"]
+    seconds: float
+    why: str
+
+
+@dataclass(frozen=True)
+class State:
+    """What the control port tells.
+
+    Attributes:
+        state: what is going on; `Ready` when the wanted model is served.
+        digest: the model that is wanted; None until the first one's is known.
+        served: the model that clients may use now; None while the gate is closed.
+        message: for people.
+        check: the last check of the loaded weights; None for a model without fingerprint.
+        deaths: how often vLLM ended by itself.
+    """
+
+    state: Phase = "Fetching"
+    digest: str | None = None
+    served: str | None = None
+    message: str = ""
+    check: Check | None = None
+    change: Change | None = None
+    deaths: int = 0
+    pid: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "state": self.state,
+            "digest": self.digest,
+            "served": self.served,
+            "message": self.message,
+            "check": self.check.to_json() if self.check else None,
+            "change": vars(self.change) if self.change else None,
+            "deaths": self.deaths,
+            "pid": self.pid,
+        }
+
+
+class ModelOrder(Words):
+    """Body of `PUT /psr/model`."""
+
+    model: ModelSource
+    digest: str = Field(min_length=1, max_length=80)
+
+
+class Controlled(Protocol):
+    """What the control port speaks for."""
+
+    def ready(self, digest: str) -> bool:
+        """Whether clients may use model `digest` now."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that is known, as JSON values; at least `state`, `digest`, `message` and `check`."""
+        ...
+
+    def order(self, model: ModelSource, digest: str) -> None:
+        """Ask for another model; returns at once."""
+        ...
+
+
+class ControlServer:
+    """Serves the control port while it is entered.
+
+    Args:
+        host, port: address to bind.
+        controlled: what to tell about.
+
+    Raises:
+        ConfigurationError: the port cannot be bound.
+    """
+
+    def __init__(self, host: str, port: int, controlled: Controlled) -> None:
+        key = os.environ.get(KEY_VARIABLE, "")
+
+        class Handler(ControlHandler):
+            bearer = f"Bearer {key}" if key else ""
+            served = controlled
+
+        try:
+            self._server = ThreadingHTTPServer((host, port), Handler)
+        except OSError as error:
+            raise port_error(host, port, error) from error
+        self._server.daemon_threads = True
+
+    def __enter__(self) -> ControlServer:
+        threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True, name="control").start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def port_error(host: str, port: int, error: OSError) -> ConfigurationError:
+    """The error for an address that cannot be bound."""
+    return ConfigurationError(
+        f"port {port} on {host} cannot be bound ({error.strerror}); stop what uses it or choose another port"
+    )
+
+
+class ControlHandler(BaseHTTPRequestHandler):
+    """One request to the control port."""
+
+    protocol_version = "HTTP/1.1"
+    timeout = REQUEST_SECONDS
+    bearer = ""
+    served: Controlled
+
+    def do_GET(self) -> None:
+        if not self._allowed():
+            return
+        address = urlsplit(self.path)
+        if address.path == "/psr/state":
+            self._answer(200, self.served.describe())
+        elif address.path == "/psr/ready":
+            digest = parse_qs(address.query).get("digest", [""])[0]
+            about = self.served.describe()
+            if not digest:
+                self._answer(400, {"error": "name the model: /psr/ready?digest=sha256:…"})
+            elif self.served.ready(digest):
+                self._answer(200, {"digest": digest, "check": about["check"]})
+            else:
+                self._answer(503, {key: about[key] for key in ("state", "digest", "message")})
+        else:
+            self._answer(404, {"error": f"{address.path}: there are /psr/ready, /psr/model and /psr/state"})
+
+    def do_PUT(self) -> None:
+        if not self._allowed():
+            return
+        if urlsplit(self.path).path != "/psr/model":
+            self._answer(404, {"error": f"{self.path}: only /psr/model can be put"})
+            return
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal() or int(length) > BODY_BYTES:
+            self.close_connection = True
+            self._answer(413, {"error": f"send a body of at most {BODY_BYTES} bytes with its Content-Length"})
+            return
+        try:
+            order = ModelOrder.model_validate_json(self.rfile.read(int(length)))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the body"
+            self._answer(400, {"error": f"{where}: {first['msg']}"})
+            return
+        self.served.order(order.model, order.digest)
+        self._answer(202, {key: self.served.describe()[key] for key in ("state", "digest", "message")})
+
+    def _allowed(self) -> bool:
+        if self.bearer and not hmac.compare_digest(
+            self.headers.get("Authorization", "").encode(), self.bearer.encode()
+        ):
+            self.close_connection = True  # a body that was sent along is not read
+            self._answer(401, {"error": f"no or wrong bearer key; send Authorization: Bearer ${KEY_VARIABLE}"})
+            return False
+        return True
+
+    def _answer(self, status: int, body: dict[str, Any]) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        if status == 503:
+            self.send_header("Retry-After", "1")
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        """Requests are not logged: probes come every few seconds."""

