@@ -74,9 +74,9 @@ class Limit:
                 f"{where}: {len(sample)} tokens (prompt {len(sample.prompt)}, response {len(sample.response)}), "
                 f"more than {self.name} of {self.length}; leave the record out or raise the limit"
             )
-        largest = max(max(sample.prompt), max(sample.response))
-        if largest >= self.vocabulary or min(min(sample.prompt), min(sample.response)) < 0:
-            raise DataError(f"{where}: token id {largest} where the model has {self.vocabulary} rows of embeddings")
+        foreign = [token for token in sample.ids if not 0 <= token < self.vocabulary]
+        if foreign:
+            raise DataError(f"{where}: token id {foreign[0]} where the model has {self.vocabulary} rows of embeddings")
 
 
 def sft_samples(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from psr_runtime.errors import InputMissing
-from psr_runtime.storage import Storage, join, sha256_of
+from psr_runtime.storage import Storage, join, name_below, sha256_of
 
 COMPLETE = "complete.json"
 SCORES = "scores.json"
@@ -41,13 +41,16 @@ class ResumeStates:
         return None
 
     def keep(self, folder: Path, update: int) -> None:
-        """Store the files of `folder` as the state after `update` updates, then remove all other states."""
+        """Store the files of `folder` as the state after `update` updates, then remove all other states.
+
+        Nobody may change the files afterwards: on `file://` they are linked, not copied.
+        """
         place = join(self._uri, str(update))
         self._storage.delete(join(place, COMPLETE))
-        entries = {}
+        entries: dict[str, dict[str, Any]] = {}
         for path in sorted(folder.iterdir()):
-            self._storage.upload(path, join(place, path.name))
             entries[path.name] = {"size": path.stat().st_size, "sha256": sha256_of(path)}
+            self._storage.upload(path, join(place, path.name), sha256=entries[path.name]["sha256"], move=True)
         document = {"digest": self._digest, "files": entries}
         self._storage.write(join(place, COMPLETE), json.dumps(document, indent=1).encode())
         for other in self._updates() - {update}:
@@ -64,7 +67,7 @@ class ResumeStates:
         return document["scores"] if document.get("digest") == self._digest else None
 
     def _updates(self) -> set[int]:
-        names = {item.uri[len(self._uri) :].strip("/").partition("/")[0] for item in self._storage.list(self._uri)}
+        names = {name_below(self._uri, item.uri).partition("/")[0] for item in self._storage.list(self._uri)}
         return {int(name) for name in names if name.isdigit()}
 
     def _bring(self, update: int, to: Path) -> bool:
@@ -86,8 +89,7 @@ class ResumeStates:
         """The marker goes first, so that no half-removed state looks complete."""
         place = join(self._uri, str(update))
         self._storage.delete(join(place, COMPLETE))
-        for item in self._storage.list(place):
-            self._storage.delete(item.uri)
+        self._storage.delete_folder(place)
 
     def _read(self, uri: str) -> dict[str, Any]:
         try:

@@ -119,6 +119,8 @@ class UpdateTrainer(Trainer):
         optimizer_config: shape of the learning rate.
     """
 
+    lr_scheduler: Any
+
     def __init__(self, *, loss: Loss, optimizer_config: OptimizerConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._loss = loss
@@ -163,8 +165,7 @@ class _StageCallback(TrainerCallback):
                 "the training diverged, lower training.learningRate"
             )
         self._context.progress.advance(1, loss=logs["loss"], learning_rate=logs["learning_rate"])
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # Trainer logs after every update and looks at its control afterwards.
         stop = self._context.stop.is_set()
         control.should_save |= stop or state.global_step % self._save_steps == 0
         control.should_training_stop |= stop
