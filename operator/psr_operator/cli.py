@@ -228,7 +228,7 @@ def _wait(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from psr_runtime.report.compare import save_report
+    from psr_runtime.report.save import save_report
 
     controls = {}
     for item in options.control:

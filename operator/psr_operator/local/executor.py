@@ -70,11 +70,19 @@ class Executor:
         folder: where copies of the objects are kept.
         node: carries out Workloads and Servers.
         report: told of each transition once its status is stored.
+        clock: tells the time; aware.
     """
 
-    def __init__(self, folder: Path, node: NodeLike, report: Callable[[Transition], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        node: NodeLike,
+        report: Callable[[Transition], None],
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self.store = Store(folder)
         self.node = node
+        self._clock = clock
         self._report = report
         self._roots: list[tuple[str, str]] = []
         self._workloads: dict[str, set[str]] = {}
@@ -98,7 +106,7 @@ class Executor:
         """
         try:
             while not stop.is_set():
-                self._settle()
+                self.settle()
                 on_tick()
                 if self.finished and not stay:
                     return
@@ -120,7 +128,7 @@ class Executor:
         failed = any(item.status.holds("Stalled") for item in self.roots)
         return over and (failed or not any(item.status.endpoints for item in self.store.servers().values()))
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Plan every object until no status, spec or process changes any more."""
         for _ in range(LONGEST_SETTLING):
             changes = [self._reconcile(item) for item in self.store]
@@ -131,7 +139,7 @@ class Executor:
     def _reconcile(self, stale: Resource) -> bool:
         resource = self.store.get(stale.kind, stale.metadata.name)
         assert resource is not None
-        wanted = plan(resource, self._observe(resource), datetime.now(UTC))
+        wanted = plan(resource, self._observe(resource), self._clock())
         changed = self.store.set_status(resource, wanted.status)
         if wanted.transition is not None:
             self._report(wanted.transition)

@@ -165,12 +165,11 @@ class Node:
         if serving is None or (serving.stopping and all(child.code is not None for child in serving.children)):
             self._start_server(server)
             return
-        if serving.stopping or (serving.server.model, serving.server.digest) == (server.model, server.digest):
+        if serving.stopping or serving.server.model == server.model:
             return
-        body = {"model": server.model.to_json(), "digest": server.digest}
-        for port in serving.ports:
-            with contextlib.suppress(OSError):
-                _put(f"http://127.0.0.1:{port + 1}/psr/model", body, self._key)
+        if server.digest is None:
+            self.release(server.name)  # nothing to tell it from the present one by: start anew
+            return
         serving.server = server
         serving.asked = 0.0
 
@@ -233,19 +232,23 @@ class Node:
                 found.append(_get(f"http://127.0.0.1:{port + 1}/psr/state", self._key))
             except (OSError, ValueError):
                 return ServerState(name, message="starting")
+        for port, item in zip(serving.ports, found, strict=True):
+            if wanted.digest is not None and item.get("digest") not in (wanted.digest, None):
+                body = {"model": wanted.model.to_json(), "digest": wanted.digest}
+                with contextlib.suppress(OSError, ValueError):
+                    _put(f"http://127.0.0.1:{port + 1}/psr/model", body, self._key)
+                return ServerState(name, message=f"exchanging the model for {wanted.model.uri}")
         failed = next((item for item in found if item["state"] == "Failed"), None)
         if failed is not None:
             return ServerState(name, message=str(failed.get("message")), failed=True)
-        waiting = next(
-            (item for item in found if item["state"] != "Ready" or item.get("uri") != wanted.model.uri), None
-        )
+        waiting = next((item for item in found if item["state"] != "Ready"), None)
         if waiting is not None:
             return ServerState(name, message=f"{waiting['state']}: {waiting.get('message') or wanted.model.uri}")
         return ServerState(
             name,
             endpoints=tuple(f"http://127.0.0.1:{port}" for port in serving.ports),
             ready=wanted.model.uri,
-            digest=found[0]["digest"],
+            digest=found[0]["served"],
             message="serving",
         )
 

@@ -27,7 +27,8 @@ def plan_iteration(iteration: SelfRewardIteration, observed: Observed, now: date
         children.append(_training(iteration, pairs))
     children += _server(iteration, observed, pairs, job)
 
-    standing = _standing(iteration, pairs, job)
+    own = observed.child("PolicyServer", _server_name(iteration))
+    standing = _standing(iteration, pairs, job, own)
     status = iteration.status.model_copy(
         update={
             "conditions": conditions(standing, iteration.status.conditions, iteration.metadata.generation, now),
@@ -47,9 +48,16 @@ def plan_iteration(iteration: SelfRewardIteration, observed: Observed, now: date
     )
 
 
-def _standing(iteration: SelfRewardIteration, pairs: PreferenceGeneration | None, job: StepDPOJob | None) -> Standing:
+def _standing(
+    iteration: SelfRewardIteration,
+    pairs: PreferenceGeneration | None,
+    job: StepDPOJob | None,
+    server: Resource | None,
+) -> Standing:
     if job is not None and job.status.holds("Ready"):
         return Standing(State.DONE, "Succeeded", f"M{iteration.spec.iteration + 1} is at {job.status.output}")
+    if server is not None and server.status.holds("Stalled"):
+        return child_standing(server, "Generating", iteration.spec.suspend)
     current = job if pairs is not None and pairs.status.holds("Ready") else pairs
     return child_standing(current, "Generating" if current is pairs else "Training", iteration.spec.suspend)
 

@@ -202,7 +202,9 @@ def _server_of(
         return nobody, Standing(State.WORKING, "WaitingForServer", f"there is no PolicyServer/{name} yet")
     if peer.status.holds("Stalled"):
         message = next(item.message for item in peer.status.conditions if item.type == "Stalled")
-        return nobody, Standing(State.FAILED, "ServerFailed", f"{peer.ref}: {message}")
+        if resource.spec.server.inline is not None:
+            return nobody, Standing(State.FAILED, "ServerFailed", f"{peer.ref}: {message}")
+        return nobody, Standing(State.WORKING, "WaitingForServer", f"{peer.ref} is stalled: {message}")
     if not peer.status.endpoints or peer.status.model != model.uri:
         return nobody, Standing(State.WORKING, "WaitingForServer", f"{peer.ref} does not serve {model.uri} yet")
     return Endpoint(urls=peer.status.endpoints, model_digest=peer.status.digest), None
@@ -212,7 +214,7 @@ def _with_server(resource: PreferenceGeneration | ModelEvaluation, plan: Plan) -
     """Add the object's own server, wanted until the work is done."""
     if resource.spec.server.inline is None:
         return plan
-    over = plan.status.holds("Ready") or plan.status.holds("Stalled") or plan.status.holds("Suspended")
+    over = plan.status.holds("Ready") or plan.status.failure is not None or plan.status.holds("Suspended")
     server = own_server(resource)
     server = server.model_copy(update={"spec": server.spec.model_copy(update={"active": not over})})
     return replace(plan, children=(*plan.children, server))

@@ -115,6 +115,9 @@ def _made(base: ModelSource, uri: str) -> ModelSource:
 
 def _standing(run: SelfRewardRun, observed: Observed, models: Sequence[Model]) -> Standing | None:
     """How the run stands on its children; None when only the report is left."""
+    server = observed.child("PolicyServer", _server_name(run))
+    if server is not None and server.status.holds("Stalled"):
+        return child_standing(server, "Serving", run.spec.suspend)
     if not models:
         return child_standing(observed.child("SFTJob", _sft_name(run)), "FineTuning", run.spec.suspend)
     failed = [item for item in _evaluations(run, observed, models, required=True) if item.status.holds("Stalled")]

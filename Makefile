@@ -1,0 +1,90 @@
+# Everything runs in environments of its own below .venv/, made from the hashed locks in requirements/.
+# A machine needs Python 3.11 or newer and make; nothing is installed outside this folder.
+
+PYTHON ?= python3
+UV := .venv/uv/bin/uv
+CPU := .venv/cpu
+DEV := .venv/dev
+OUT := out/demo
+MOUNT := --mount /psr=$(OUT)/volume
+REPORTS := file:///psr/runs/default
+
+export UV_PYTHON_DOWNLOADS := never
+export UV_LINK_MODE := hardlink
+export UV_NO_CONFIG := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-control demo-seeds test test-quick lint format lock verify clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(CPU)/ready $(OUT)/volume/input/about.json ## run the whole loop on this machine: M1 to M4, a table, a report
+	$(CPU)/bin/psr run -f examples/demo/run.yaml --workdir $(OUT)/work $(MOUNT)
+	$(CPU)/bin/psr report $(REPORTS)/demo/report/m4 $(MOUNT) --to $(OUT)
+
+demo-control: demo ## the demo again from its M1 with random and with inverted verdicts
+	$(CPU)/bin/psr run -f examples/demo/control-random.yaml --workdir $(OUT)/work-random $(MOUNT)
+	$(CPU)/bin/psr run -f examples/demo/control-inverted.yaml --workdir $(OUT)/work-inverted $(MOUNT)
+	$(CPU)/bin/psr report $(REPORTS)/demo/report/m4 $(MOUNT) --to $(OUT) \
+	  --control random=$(REPORTS)/demo-random/report/m4 --control inverted=$(REPORTS)/demo-inverted/report/m4
+
+demo-seeds: $(CPU)/ready ## the demo and its controls with seeds 0 to 4 (about half an hour)
+	$(CPU)/bin/python examples/demo/seeds.py --out out/demo-seeds --seeds 0 1 2 3 4
+
+test: $(DEV)/ready ## all tests: style, types, layers, units, a real vLLM, a real S3 server
+	$(MAKE) --no-print-directory lint
+	$(DEV)/bin/python -m pytest
+
+test-quick: $(DEV)/ready ## the tests that start no vLLM
+	$(DEV)/bin/python -m pytest -m "not engine"
+
+lint: $(DEV)/ready ## ruff, mypy --strict, import contracts
+	$(DEV)/bin/ruff check .
+	$(DEV)/bin/ruff format --check .
+	$(DEV)/bin/mypy
+	$(DEV)/bin/lint-imports
+
+format: $(DEV)/ready ## format the code
+	$(DEV)/bin/ruff check --fix .
+	$(DEV)/bin/ruff format .
+
+verify: $(DEV)/ready ## regenerate the locks and fail on a difference
+	$(MAKE) --no-print-directory lock
+	git diff --exit-code requirements
+
+lock: $(UV) ## write the hashed locks in requirements/ anew
+	for name in operator gpu; do $(UV) pip compile -q pyproject.toml requirements/build.in --extra $$name $(LOCK) -o requirements/$$name.txt; done
+	for name in cpu dev; do $(UV) pip compile -q pyproject.toml requirements/build.in --extra $$name $(LOCK) \
+	  --override requirements/overrides.txt -o requirements/$$name.txt; done
+	$(UV) pip compile -q requirements/uv.in $(LOCK) -o requirements/uv.txt
+LOCK := --generate-hashes --no-emit-index-url --no-emit-package psr --universal --python-version 3.11 \
+  --custom-compile-command "make lock"
+
+clean: ## remove the environments and everything the demo wrote
+	rm -rf .venv out
+
+# --- environments and data: made once, again when their locks change
+
+$(UV): requirements/uv.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "PSR needs Python 3.11 or newer: make PYTHON=…")'
+	$(PYTHON) -m venv .venv/uv
+	.venv/uv/bin/python -m pip install -q --require-hashes -r requirements/uv.txt
+	@touch $@
+
+$(CPU)/ready: requirements/cpu.txt pyproject.toml | $(UV)
+	$(call environment,$(CPU),cpu)
+
+$(DEV)/ready: requirements/dev.txt pyproject.toml | $(UV)
+	$(call environment,$(DEV),dev)
+
+define environment
+@echo "installing $(2) into $(1) (about 6 GB, once)"
+@$(UV) venv -q --allow-existing --python $(PYTHON) $(1)
+@VIRTUAL_ENV=$(1) $(UV) pip sync -q --require-hashes requirements/$(2).txt
+@VIRTUAL_ENV=$(1) $(UV) pip install -q --no-deps --no-build-isolation -e .
+@touch $@
+endef
+
+$(OUT)/volume/input/about.json: examples/demo/make_data.py | $(CPU)/ready
+	$(CPU)/bin/python examples/demo/make_data.py --out $(OUT)/volume/input
