@@ -12,6 +12,13 @@ from psr_runtime import stage
 from psr_runtime.storage import file_uri
 
 
+@pytest.fixture(autouse=True)
+def _scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed stages leave their scratch folder: let that be where everything of a test is."""
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setenv("PSR_SCRATCH", str(tmp_path / "scratch"))
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> dict[str, Any]:
     """A configuration of the echo stage whose input exists."""

@@ -219,15 +219,12 @@ def test_an_unexpected_error_is_an_infrastructure_failure(
     def fail(*_: Any) -> Outcome:
         raise RuntimeError("a surprise")
 
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    monkeypatch.setenv("PSR_SCRATCH", str(scratch))
     monkeypatch.setattr("echo_stage.run", fail)
     ended = run(config)
     assert ended.code == 1
     assert ended.message == {"error": "RuntimeError: a surprise"}
     assert "Traceback" in ended.err
-    assert list(scratch.iterdir()) == []
+    assert list((tmp_path / "scratch").iterdir()) == []
 
 
 def test_a_scratch_folder_that_is_not_there_is_named(

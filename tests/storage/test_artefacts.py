@@ -67,8 +67,12 @@ def test_a_stopped_attempt_is_continued(place: Place, tmp_path: Path) -> None:
     storage, uri = place
     storage.write(join(uri, "config.json"), FILES["config.json"])
     storage.write(join(uri, "weights/part 1.bin"), b"cut off")
+    half_written = tmp_path / "stored/weights/.psr-partial-0"
+    if storage.local_path(uri):
+        half_written.write_bytes(b"of a killed writer")
     publish_it(storage, uri, make(tmp_path / "made"))
     assert fetch(storage, uri, tmp_path / "brought").is_dir()
+    assert not half_written.exists()
 
 
 @pytest.mark.parametrize("digests", [["sha256:1"] * 3, ["sha256:1", "sha256:2", "sha256:3"]], ids=["same", "other"])
