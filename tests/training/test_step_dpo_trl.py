@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def make_trainer(kind: Any, folder: Path, reference: Path, rows: list[dict[str, 
 def test_loss_and_gradients_equal_those_of_trl(qwen: Path, other_qwen: Path, tmp_path: Path) -> None:
     samples = []
     for pair in make_pairs(qwen, PAIRS):
-        prompt = pair.prompt_ids + sum(pair.path_ids, [])
+        prompt = [*pair.prompt_ids, *chain(*pair.path_ids)]
         samples.append(PairSample(Sample(prompt, pair.chosen_ids), Sample(prompt, pair.rejected_ids)))
 
     rows = [

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -158,19 +157,18 @@ def test_a_process_killed_in_the_middle_is_taken_up_by_the_next(
     assert stage("step-dpo", "undisturbed", **fields) == 0
 
     document = json.dumps({"output": file_uri(tmp_path / "killed"), **fields})
-    environment = {**os.environ, "PSR_STAGE_CONFIG": document, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "psr_runtime", "step-dpo"], env=environment, stderr=subprocess.DEVNULL
-    )
+    process = multiprocessing.get_context("fork").Process(target=run_stage, args=("step-dpo", document))
+    process.start()
     end = time.monotonic() + 120
     try:
         while not list(tmp_path.glob("killed/resume/*/complete.json")):
-            assert process.poll() is None, "the process ended before it could be killed"
+            assert process.is_alive(), "the process ended before it could be killed"
             assert time.monotonic() < end
-            time.sleep(0.005)
+            time.sleep(0.002)
     finally:
         process.kill()
-        process.wait()
+        process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert not (tmp_path / "killed" / "manifest.json").exists()
     assert stage("step-dpo", "killed", **fields) == 0
     assert files(tmp_path / "killed") == files(tmp_path / "undisturbed")
