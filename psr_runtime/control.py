@@ -171,18 +171,20 @@ class ControlHandler(BaseHTTPRequestHandler):
             self._answer(404, {"error": f"{address.path}: there are /psr/ready, /psr/model and /psr/state"})
 
     def do_PUT(self) -> None:
+        length = self.headers.get("Content-Length", "")
+        # The body is read before any answer: a client that still sends sees a reset connection and no answer.
+        body = self.rfile.read(min(int(length), BODY_BYTES + 1)) if length.isdecimal() else b""
         if not self._allowed():
             return
         if urlsplit(self.path).path != "/psr/model":
             self._answer(404, {"error": f"{self.path}: only /psr/model can be put"})
             return
-        length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or int(length) > BODY_BYTES:
+        if not body or len(body) > BODY_BYTES:
             self.close_connection = True
-            self._answer(413, {"error": f"send a body of at most {BODY_BYTES} bytes with its Content-Length"})
+            self._answer(413, {"error": f"send a body of 1 to {BODY_BYTES} bytes with its Content-Length"})
             return
         try:
-            order = ModelOrder.model_validate_json(self.rfile.read(int(length)))
+            order = ModelOrder.model_validate_json(body)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the body"
@@ -195,7 +197,6 @@ class ControlHandler(BaseHTTPRequestHandler):
         if self.bearer and not hmac.compare_digest(
             self.headers.get("Authorization", "").encode(), self.bearer.encode()
         ):
-            self.close_connection = True  # a body that was sent along is not read
             self._answer(401, {"error": f"no or wrong bearer key; send Authorization: Bearer ${KEY_VARIABLE}"})
             return False
         return True

@@ -196,7 +196,7 @@ class Server:
         why = f"vLLM ended: {process.last_words()}"
         if started - self._opened >= STEADY_SECONDS:
             self._starts = 0
-        self._tell(deaths=self._state.deaths + 1)
+        self._tell(state="Starting", served=None, check=None, deaths=self._state.deaths + 1, message=why)
         self._start(loaded, "Restart", why, started)
 
     def _bring(self, source: ModelSource, digest: str | None) -> Loaded:
@@ -246,26 +246,27 @@ class Server:
             GaveUp: vLLM ended too often.
         """
         self._loaded = None
-        while True:
+        first = why
+        while self._starts < MAX_STARTS:
+            if self._starts > 0 and self._stop.wait(BACK_OFF_SECONDS * 2 ** (self._starts - 1)):
+                return
             self._starts += 1
             try:
-                if self._start_once(new, why):
-                    assert self._process is not None
-                    self._open(self._process, new, Change(kind, _since(started), why if kind == "Restart" else ""))
-                return
+                process = self._start_once(new, why)
             except (WrongWeights, DataError) as error:
                 self._fail(str(error))
                 return
             except VLLMFailed as error:
                 why = str(error)
-            if self._starts >= MAX_STARTS:
-                raise GaveUp(f"vLLM failed {self._starts} times in a row; last: {why}")
-            print(f"serve: {why}; starting it again", file=sys.stderr, flush=True)
-            if self._stop.wait(BACK_OFF_SECONDS * 2 ** (self._starts - 1)):
-                return
+                print(f"serve: {why}", file=sys.stderr, flush=True)
+                continue
+            if process is not None:
+                self._open(process, new, Change(kind, _since(started), first if kind == "Restart" else ""))
+            return
+        raise GaveUp(f"vLLM ended {self._starts} times in a row; last: {why}")
 
-    def _start_once(self, new: Loaded, why: str) -> bool:
-        """Start vLLM on a model and check what it loaded; False when asked to stop.
+    def _start_once(self, new: Loaded, why: str) -> VLLMProcess | None:
+        """Start vLLM on a model and check what it loaded; None when asked to stop.
 
         Raises:
             VLLMFailed: it does not start.
@@ -289,7 +290,7 @@ class Server:
         try:
             while not process.healthy():
                 if self._stop.wait(0.1):
-                    return False
+                    return None
                 if not process.alive:
                     raise VLLMFailed(f"vLLM ended while it started: {process.last_words()}")
                 if time.monotonic() > deadline:
@@ -300,7 +301,7 @@ class Server:
         except (VLLMFailed, WrongWeights, DataError):
             process.stop()
             raise
-        return True
+        return process
 
     def _check(self, process: VLLMProcess, new: Loaded) -> Check | None:
         """Compare what the loaded weights answer with the fingerprint; None for a model without one."""

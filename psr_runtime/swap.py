@@ -17,7 +17,9 @@ from psr_runtime.errors import DataError, InputMissing
 from psr_runtime.prompts.tokens import FILES as TOKENIZER_FILES
 
 TEMPLATE_FILE = "chat_template.jinja"
-IGNORED = frozenset({"transformers_version", "_name_or_path", "dtype", "torch_dtype", "use_cache"})
+IGNORED = frozenset(
+    {"transformers_version", "_name_or_path", "dtype", "torch_dtype", "use_cache", "_from_model_config"}
+)
 """Keys of config.json and generation_config.json that a server started with an explicit dtype does not heed."""
 
 
@@ -58,7 +60,7 @@ def chat_template(folder: Path, given: str | None) -> Any:
 
 
 def _heeded(path: Path) -> dict[str, Any]:
-    return {key: value for key, value in _object(path).items() if key not in IGNORED}
+    return {key: value for key, value in _object(path).items() if key not in IGNORED and value is not None}
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -129,6 +129,7 @@ class VLLMProcess:
             stderr=subprocess.STDOUT,
             process_group=self._leash.pid,
         )
+        self._stopped = False
         self._lines: collections.deque[str] = collections.deque(maxlen=LOG_LINES)
         assert self._process.stdout is not None
         self._reader = threading.Thread(target=self._copy, args=(self._process.stdout,), daemon=True, name="vllm-log")
@@ -145,10 +146,16 @@ class VLLMProcess:
 
     @property
     def alive(self) -> bool:
+        """Whether it and its leash run. May be asked from any thread."""
+        if self._stopped:
+            return False
         # The leash is looked at without being waited for: until stop() its process id, which is the group's number,
         # cannot become anybody else's.
-        leash = os.waitid(os.P_PID, self._leash.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        return self._process.poll() is None and leash is None
+        try:
+            leash = os.waitid(os.P_PID, self._leash.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:  # stop() was quicker
+            return False
+        return leash is None and self._process.poll() is None
 
     def last_words(self) -> str:
         """The last lines of the log that name an error, or the last lines."""
@@ -156,13 +163,16 @@ class VLLMProcess:
         return " | ".join(lines[-3:])[-1000:]
 
     def stop(self) -> None:
-        """End it: asked first, then killed with everything it started."""
+        """End it: asked first, then killed with everything it started. Nothing the second time."""
+        if self._stopped:
+            return
         if self.alive:
             self._process.terminate()
             try:
                 self._process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 print("vLLM does not end when asked; it is killed", file=sys.stderr)
+        self._stopped = True
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._leash.pid, signal.SIGKILL)
         self._process.wait()
@@ -173,10 +183,11 @@ class VLLMProcess:
         self._client.close()
 
     def _copy(self, stream: IO[bytes]) -> None:
-        for raw in stream:
-            line = raw.decode(errors="replace").rstrip()
-            self._lines.append(line)
-            print(line, file=sys.stderr, flush=True)
+        with stream:
+            for raw in stream:
+                line = raw.decode(errors="replace").rstrip()
+                self._lines.append(line)
+                print(line, file=sys.stderr, flush=True)
 
     # --- what it is told -----------------------------------------------------------------------------------
 

@@ -68,7 +68,7 @@ def write_folder(model: Any, folder: Path, **generation: Any) -> Path:
     """A Hugging Face folder with weights, a word tokenizer and a chat template.
 
     Args:
-        generation: fields of generation_config.json.
+        generation: further fields of generation_config.json.
     """
     model.save_pretrained(folder)
     words = {word: number for number, word in enumerate(["<pad>", "<eos>", "<unk>", *map(str, range(VOCABULARY - 3))])}
@@ -79,7 +79,8 @@ def write_folder(model: Any, folder: Path, **generation: Any) -> Path:
     )
     tokenizer.save_pretrained(folder)
     if generation:
-        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 1} | generation))
+        place = folder / "generation_config.json"
+        place.write_text(json.dumps(json.loads(place.read_text()) | generation))
     return folder
 
 
