@@ -74,9 +74,10 @@ class Limit:
                 f"{where}: {len(sample)} tokens (prompt {len(sample.prompt)}, response {len(sample.response)}), "
                 f"more than {self.name} of {self.length}; leave the record out or raise the limit"
             )
-        foreign = [token for token in sample.ids if not 0 <= token < self.vocabulary]
-        if foreign:
-            raise DataError(f"{where}: token id {foreign[0]} where the model has {self.vocabulary} rows of embeddings")
+        ids = sample.ids
+        if min(ids) < 0 or max(ids) >= self.vocabulary:
+            foreign = min(ids) if min(ids) < 0 else max(ids)
+            raise DataError(f"{where}: token id {foreign} where the model has {self.vocabulary} rows of embeddings")
 
 
 def sft_samples(
@@ -160,5 +161,7 @@ def _samples(prompts: list[str], responses: list[str], tokenizer: Tokenizer, lim
 
 def _encode_all(texts: list[str], tokenizer: Tokenizer) -> list[list[int]]:
     """`Tokenizer.encode` of each text; all at once is many times quicker."""
-    encoded: list[list[int]] = tokenizer.inner(texts, add_special_tokens=False)["input_ids"]
+    encoded: list[list[int]] = tokenizer.inner(
+        texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False
+    )["input_ids"]
     return encoded

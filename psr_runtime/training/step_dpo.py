@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor
 
 from psr_runtime.config import StepDPOConfig, StepDPOStage
+from psr_runtime.errors import ConfigurationError, DataError
 from psr_runtime.models import FINGERPRINT, bring_model, context_length
-from psr_runtime.prompts.tokens import Tokenizer
+from psr_runtime.prompts.tokens import Tokenizer, tokenizer_digest
 from psr_runtime.stage import Outcome, StageContext
 from psr_runtime.storage import join
 from psr_runtime.training.checkpoint import write_checkpoint
@@ -32,14 +34,18 @@ def run(config: StepDPOStage, context: StageContext) -> Outcome:
     """Train `config.model` on a pair set against a fixed reference.
 
     Raises:
+        ConfigurationError: a model without weights of its own.
         InputMissing: model, reference or pairs are not there.
         DataError: they cannot be read, pairs come from another tokenizer, or a sequence is too long.
         Interrupted: asked to stop; the same call goes on later.
     """
     training = config.training
+    for name, given in (("model", config.model), ("reference", config.reference)):
+        if given is not None and given.weights == "Random":
+            raise ConfigurationError(f"{name}.weights: step-DPO trains a model that has weights; leave out Random")
     source = bring_model(context.storage, config.model, context.scratch / "model", "training").folder
     tokenizer = Tokenizer(source, config.model.chat_template)
-    model = load_model(source, config.model.weights, config.seed)
+    model = load_model(source)
     limit = Limit.of(training.max_length, context_length(source), model.get_input_embeddings().num_embeddings)
     pairs = pair_samples(context.storage, config, tokenizer, limit)
 
@@ -52,7 +58,7 @@ def run(config: StepDPOStage, context: StageContext) -> Outcome:
         seed=config.seed,
     )
     states = ResumeStates(context.storage, join(config.output, "resume"), context.digest)
-    before, reference = _scores_before(config, context, states, model, pairs, updates)
+    before, reference = _scores_before(config, context, states, source, model, pairs, updates)
     loss = StepDPOLoss(pairs, reference, training)
     history = train(model, updates, loss, training, context, states, seed=config.seed)
     after = score(model, pairs, updates, training.precision, context)
@@ -151,6 +157,7 @@ def _scores_before(
     config: StepDPOStage,
     context: StageContext,
     states: ResumeStates,
+    source: Path,
     model: Any,
     pairs: Sequence[PairSample],
     updates: Updates,
@@ -162,8 +169,12 @@ def _scores_before(
         reference = policy
         if config.reference is not None:
             folder = bring_model(context.storage, config.reference, context.scratch / "reference", "training").folder
-            other = load_model(folder, config.reference.weights, config.seed)
-            reference = score(other, pairs, updates, config.training.precision, context)
+            if tokenizer_digest(folder) != tokenizer_digest(source):
+                raise DataError(
+                    f"{config.reference.uri}: the reference's tokenizer is {tokenizer_digest(folder)}, the policy's "
+                    f"{tokenizer_digest(source)}; both must read the same ids"
+                )
+            reference = score(load_model(folder), pairs, updates, config.training.precision, context)
         found = {"policy": policy, "reference": reference}
         states.keep_scores(found)
     return found["policy"], found["reference"]

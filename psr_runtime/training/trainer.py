@@ -67,7 +67,7 @@ def train(
         dataloader_pin_memory=False,
         remove_unused_columns=False,
         use_cpu=not torch.cuda.is_available(),
-        use_cache=model.config.use_cache,
+        use_cache=getattr(model.config, "use_cache", False),  # Trainer writes it into the configuration
         seed=seed,
     )
     if arguments.world_size > 1:

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import make_model
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from psr_runtime.stage import run_stage
 from psr_runtime.storage import file_uri
+from tests.training.tiny_models import make_model
 
 torch.set_num_threads(1)  # models this small lose more to the second thread than they gain
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_models import PROMPTS, write_eft, write_ift
 from transformers import AutoModelForCausalLM, TrainingArguments
 
 from psr_runtime.config import OptimizerConfig, SFTStage
@@ -23,6 +22,7 @@ from psr_runtime.training.likelihood import response_logprobs
 from psr_runtime.training.trainer import UpdateTrainer
 from psr_runtime.training.updates import Updates
 from psr_runtime.training.weights import load_model
+from tests.training.tiny_models import PROMPTS, write_eft, write_ift
 
 CALM = {"precision": "float32", "learningRate": 1e-3, "epochs": 1}
 

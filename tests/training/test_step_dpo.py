@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_models import PROMPTS, make_pairs, write_eft, write_ift, write_pairs
 
 from psr_runtime.models import bring_model
 from psr_runtime.records import Pair
 from psr_runtime.storage import Storage, file_uri
 from psr_runtime.training.weights import load_model
+from tests.training.tiny_models import PROMPTS, make_pairs, write_eft, write_ift, write_pairs
 
 PAIRS = 20
 
@@ -186,3 +186,27 @@ def test_the_next_round_starts_from_the_master_weights(
     assert stage("step-dpo", "m3", **fields, reference={"uri": file_uri(qwen)}, training=settings) == 0
     wanted = plain_step_dpo(tmp_path / "m2" / "master", qwen, make_pairs(qwen, PAIRS), 0.1, 0.0)
     assert result_of(tmp_path / "m3")["loss_first"] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_reference_with_another_tokenizer_is_refused(
+    other_qwen: Path,
+    fields: dict[str, Any],
+    stage: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for path in other_qwen.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    tokenizer = json.loads((other_qwen / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["9"], tokenizer["model"]["vocab"]["8"] = 27, 28
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert stage("step-dpo", **fields, reference={"uri": file_uri(tmp_path)}) == 65
+    assert f"{file_uri(tmp_path)}: the reference's tokenizer is sha256:" in capsys.readouterr().err
+
+
+def test_a_policy_without_weights_is_refused(
+    qwen: Path, fields: dict[str, Any], stage: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields["model"]["weights"] = "Random"
+    assert stage("step-dpo", **fields) == 64
+    assert "model.weights: step-DPO trains a model that has weights" in capsys.readouterr().err

@@ -10,7 +10,6 @@ import datasets
 import pytest
 import torch
 import trl
-from tiny_models import encode, make_pairs
 from transformers import PreTrainedTokenizerFast
 
 from psr_runtime.config import StepDPOConfig
@@ -18,6 +17,7 @@ from psr_runtime.training.data import PairSample, Sample
 from psr_runtime.training.likelihood import response_logprobs, sums
 from psr_runtime.training.step_dpo import StepDPOLoss
 from psr_runtime.training.weights import load_model
+from tests.training.tiny_models import encode, make_pairs
 
 PAIRS = 16
 BETA = 0.3

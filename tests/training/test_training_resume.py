@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_models import PROMPTS, make_pairs, write_eft, write_ift, write_pairs
 
+from psr_runtime.config import StorageAccess
 from psr_runtime.progress import Progress
 from psr_runtime.stage import run_stage
 from psr_runtime.storage import Storage, file_uri
 from psr_runtime.training.resume import ResumeStates
+from tests.s3_server import start_s3
+from tests.training.tiny_models import PROMPTS, make_pairs, write_eft, write_ift, write_pairs
 
 SETTINGS = {"learningRate": 1e-3, "epochs": 2, "globalBatch": 4, "precision": "float32", "saveSteps": 2}
 
@@ -172,6 +174,35 @@ def test_a_process_killed_in_the_middle_is_taken_up_by_the_next(
     assert not (tmp_path / "killed" / "manifest.json").exists()
     assert stage("step-dpo", "killed", **fields) == 0
     assert files(tmp_path / "killed") == files(tmp_path / "undisturbed")
+
+
+def test_on_s3_a_stopped_training_goes_on_to_the_same_weights(
+    work: dict[str, dict[str, Any]],
+    undisturbed: dict[str, dict[str, bytes]],
+    qwen: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Model, pairs, states and checkpoint all lie in a bucket."""
+    with start_s3(tmp_path / "s3") as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        access = StorageAccess(endpoint=server.endpoint)
+        storage, bucket = Storage(access), f"s3://{server.bucket}"
+        for path in qwen.iterdir():
+            storage.upload(path, f"{bucket}/model/{path.name}")
+        storage.write(f"{bucket}/pairs.jsonl", Storage().read(work["step-dpo"]["pairs"]))
+        fields = {**work["step-dpo"], "model": {"uri": f"{bucket}/model"}, "pairs": f"{bucket}/pairs.jsonl"}
+        document = json.dumps({"output": f"{bucket}/out", "storage": access.to_json(), **fields})
+
+        with monkeypatch.context() as patch:
+            stop_after(patch, 5)
+            assert run_stage("step-dpo", document) == 75
+        assert storage.exists(f"{bucket}/out/resume/5/complete.json")
+        assert run_stage("step-dpo", document) == 0
+        weights = storage.read(f"{bucket}/out/master/model.safetensors")
+        assert weights == undisturbed["step-dpo"]["master/model.safetensors"]
+        assert storage.list(f"{bucket}/out/resume") == []
 
 
 def test_states_are_complete_or_absent_and_only_the_newest_stays(tmp_path: Path) -> None:
