@@ -83,6 +83,7 @@ def make_data(out: Path, seed: int) -> dict[str, Any]:
     Returns:
         What `about.json` holds: the seed, the declared rates, and size and sha256 of each file.
     """
+    out.mkdir(parents=True, exist_ok=True)
     contents = {
         "base/config.json": _json(model_config()),
         "base/generation_config.json": _json(generation_config()),
@@ -230,8 +231,9 @@ def wrong_sum(right: int, rng: random.Random, *, most: int = 99, but: int | None
 def explain(total: int, operand: int, a: int, b: int) -> str:
     """The judgement of results `a` and `b` for a sum: the sum digit by digit, then each candidate's digits.
 
-    In `98 no` 9 is the judge's own digit and 8 the candidate's. The verdict asks only whether A is right: with
-    two wrong candidates it is [[B]] in both orders, so neither gains on the other.
+    In `9 vs 8: no` 9 is the judge's own digit and 8 the candidate's. The two stand close together and a token of
+    its own (`: `) asks for the comparison; without it a model of this size sometimes fails to learn comparing. The
+    verdict says whether A is right: with two wrong candidates it is [[B]] in both orders and neither gains.
     """
     right = total + operand
     carry = "carry" if has_carry(total, operand) else "no carry"
@@ -239,7 +241,7 @@ def explain(total: int, operand: int, a: int, b: int) -> str:
     for slot, result in (("A", a), ("B", b)):
         text += f"{slot}: "
         for own, theirs in zip(str(right), str(result), strict=True):
-            text += f"{own}{theirs} {'ok' if own == theirs else 'no'}; "
+            text += f"{own} vs {theirs}: {'ok' if own == theirs else 'no'}; "
     return f"{text}[[{'A' if a == right else 'B'}]]"
 
 
@@ -260,7 +262,7 @@ def vocabulary() -> list[str]:
         *(f"Step {level}: " for level in (1, 2, 3)),
         *(" + ", " = ", " = \\boxed{", "}"),
         *(f"{brace}\n{label}" for label in ("A: ", "B: ", "Check:") for brace in ("", "}")),
-        *(" -> ", " carry; ", " no carry; ", "; A: ", "B: ", " ok; ", " no; ", "[[A]]", "[[B]]"),
+        *(" -> ", " carry; ", " no carry; ", "; A: ", "B: ", " vs ", ": ", "ok; ", "no; ", "[[A]]", "[[B]]"),
     ]
     return [UNKNOWN, USER, ASSISTANT, END, *"0123456789", *words]
 
