@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from psr_runtime.artefact import other_digest
 from psr_runtime.config import Questions, SearchStage, stage_digest
 from psr_runtime.engine import Engine, open_engine, seed_of
 from psr_runtime.errors import DataError
@@ -88,7 +89,9 @@ async def _search_all(
     try:
         logged: dict[str, dict[int, Level]] = defaultdict(dict)
         for record in journal.replay():
-            level = Level.model_validate(record)
+            if record["digest"] != context.digest:
+                raise DataError(other_digest(join(config.output, "log"), context.digest, record["digest"]))
+            level = Level.model_validate(record["level"])
             logged[level.problem_id].setdefault(level.number, level)
         async with open_engine(config.server, context.inputs["model.uri"].digest) as engine:
             trees = await _search(config, context, tokenizer, problems, engine, journal, logged)
@@ -124,7 +127,7 @@ async def _search(
     slots = asyncio.Semaphore(config.search.concurrency)
 
     async def log(level: Level) -> None:
-        await journal.append(level.model_dump(mode="json", exclude_none=True))
+        await journal.append({"digest": context.digest, "level": level.model_dump(mode="json", exclude_none=True)})
 
     async def one(problem: SearchProblem, prompt: list[int]) -> Tree:
         async with slots:
