@@ -25,7 +25,7 @@ class ServerTemplate(Words):
         None,
         ge=1,
         le=65534,
-        description="Port of the OpenAI API; the next one is for control. Unset: 8000 in a pod, a free one for psr run.",
+        description="Port of the OpenAI API; the next one is for control. Unset: 8000 in a pod, any free one for psr.",
     )
 
 
