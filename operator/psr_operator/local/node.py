@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import secrets
 import shutil
 import socket
@@ -75,6 +76,8 @@ class Node:
             "PSR_SERVER_KEY": self._key,
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
+            # Server and stages share these cores; threads that spin while they wait would starve each other.
+            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         }
         self._workloads: dict[str, _Running] = {}
         self._servers: dict[str, _Serving] = {}
@@ -216,7 +219,9 @@ class Node:
             message = f"replica {index} ended with code {codes[index]}: {serving.children[index].tail(3)}"
             for child in serving.children:
                 child.stop()
-            return ServerState(name, message=message, failed=True, gone=gone)
+            ended = ExitClass.of(codes[index] or 0)
+            reason = ended.value if ended.final else "ServerFailed"
+            return ServerState(name, message=message, failed=True, reason=reason, gone=gone)
         now = time.monotonic()
         if now - serving.asked >= POLL_SECONDS / 2:
             serving.asked = now
