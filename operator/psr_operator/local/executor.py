@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from psr_operator.api import PolicyServer, Resource
+from psr_operator.api.manifest import ManifestError
 from psr_operator.api.server import ServerTemplate
 from psr_operator.conditions import Transition
 from psr_operator.local.store import Store
@@ -91,8 +92,16 @@ class Executor:
         """Take in what a user declares.
 
         Raises:
-            ManifestError: a field that cannot be changed was changed.
+            ManifestError: a field that cannot be changed was changed, or a server is named that is not there.
         """
+        declared = {item.metadata.name for item in objects if isinstance(item, PolicyServer)}
+        for item in objects:
+            named = getattr(getattr(item.spec, "server", None), "ref", None)
+            if named is not None and named not in declared:
+                raise ManifestError(
+                    f"{item.ref}: spec.server.ref: these manifests hold no PolicyServer/{named}; "
+                    "add it, or describe a server of the object's own under spec.server.inline"
+                )
         for item in objects:
             self.store.apply(with_local_defaults(item))
         self._roots = [(item.kind, item.metadata.name) for item in objects]
@@ -121,12 +130,31 @@ class Executor:
 
     @property
     def finished(self) -> bool:
-        """Whether every root has come to its end and no server of theirs is left. A server as root never ends."""
-        if any(isinstance(item, PolicyServer) and not item.status.holds("Stalled") for item in self.roots):
+        """Whether every root has come to its end and no server of theirs is left.
+
+        A server among the roots stays for the other roots and ends with them; alone it never ends.
+        """
+        servers = [item for item in self.roots if isinstance(item, PolicyServer)]
+        work = [item for item in self.roots if not isinstance(item, PolicyServer)]
+        if not work:
+            return all(item.status.holds("Stalled") for item in servers)
+        if not all(self._over(item) for item in work):
             return False
-        over = all(item.status.holds("Ready") or item.status.holds("Stalled") for item in self.roots)
         failed = any(item.status.holds("Stalled") for item in self.roots)
-        return over and (failed or not any(item.status.endpoints for item in self.store.servers().values()))
+        left = [item for item in self.store.servers().values() if item.status.endpoints and item not in servers]
+        return failed or not left
+
+    def _over(self, item: Resource) -> bool:
+        """Whether an object has come to its end, or waits for a server that cannot serve."""
+        if item.status.holds("Ready") or item.status.holds("Stalled"):
+            return True
+        for waiting in (item, *self.store.children(item)):
+            ready = waiting.status.condition("Ready")
+            if ready is not None and ready.reason == "WaitingForServer":
+                server = self.store.get("PolicyServer", waiting.spec.server.ref or "")
+                if server is not None and server.status.holds("Stalled"):
+                    return True
+        return False
 
     def settle(self) -> None:
         """Plan every object until no status, spec or process changes any more."""

@@ -201,10 +201,10 @@ def _server_of(
     if not isinstance(peer, PolicyServer):
         return nobody, Standing(State.WORKING, "WaitingForServer", f"there is no PolicyServer/{name} yet")
     if peer.status.holds("Stalled"):
-        message = next(item.message for item in peer.status.conditions if item.type == "Stalled")
+        stalled = next(item for item in peer.status.conditions if item.type == "Stalled")
         if resource.spec.server.inline is not None:
-            return nobody, Standing(State.FAILED, "ServerFailed", f"{peer.ref}: {message}")
-        return nobody, Standing(State.WORKING, "WaitingForServer", f"{peer.ref} is stalled: {message}")
+            return nobody, Standing(State.FAILED, stalled.reason, f"{peer.ref}: {stalled.message}")
+        return nobody, Standing(State.WORKING, "WaitingForServer", f"{peer.ref} is stalled: {stalled.message}")
     if not peer.status.endpoints or peer.status.model != model.uri:
         return nobody, Standing(State.WORKING, "WaitingForServer", f"{peer.ref} does not serve {model.uri} yet")
     return Endpoint(urls=peer.status.endpoints, model_digest=peer.status.digest), None

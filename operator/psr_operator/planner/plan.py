@@ -123,6 +123,7 @@ class ServerState:
         digest: its digest.
         message: what it is doing, or why it failed.
         failed: whether it cannot serve the model and repeating will not help.
+        reason: the class of that failure, a CamelCase word.
         gone: whether no pod or process of it is left.
     """
 
@@ -132,6 +133,7 @@ class ServerState:
     digest: str | None = None
     message: str = ""
     failed: bool = False
+    reason: str = "ServerFailed"
     gone: bool = False
 
 

@@ -65,7 +65,7 @@ def _standing(server: PolicyServer, state: ServerState | None) -> Standing:
             return Standing(State.IDLE, "Idle", "released; nothing of it is left")
         return Standing(State.WORKING, "Releasing", "waiting for the server to end")
     if state is not None and state.failed:
-        return Standing(State.FAILED, "ServerFailed", state.message)
+        return Standing(State.FAILED, state.reason, state.message)
     if state is None or state.ready != spec.model.uri:
         return Standing(State.WORKING, "Loading", state.message if state is not None else "starting")
     if spec.model_digest is not None and state.digest != spec.model_digest:
