@@ -29,7 +29,8 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from psr_runtime.errors import DataError
-from psr_runtime.storage import Storage, file_errors, join, make_folder, sync_folder
+from psr_runtime.files import file_errors, make_folder, sync_folder
+from psr_runtime.storage import Storage, join
 
 PARALLEL = 16
 SEGMENT = re.compile(r"segment-(\d+)(?:-(\d+))?\.jsonl")

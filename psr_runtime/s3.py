@@ -18,7 +18,7 @@ from typing import Any
 
 from psr_runtime.config import StorageAccess
 from psr_runtime.errors import ConfigurationError, DataError, InputMissing, Interrupted
-from psr_runtime.storage import CHUNK, NotFound, StoredObject, file_errors
+from psr_runtime.files import CHUNK, NotFound, StoredObject, file_errors
 
 ATTEMPTS = 5
 CONTENT = "psr-sha256"

@@ -39,8 +39,9 @@ from psr_runtime.artefact import (
 )
 from psr_runtime.config import StageConfig, given_uris, stage_digest
 from psr_runtime.errors import ConfigurationError, DataError, InputMissing, Interrupted, StageError
+from psr_runtime.files import NO_SPACE
 from psr_runtime.progress import Progress
-from psr_runtime.storage import NO_SPACE, Storage, join
+from psr_runtime.storage import Storage, join
 
 T = TypeVar("T")
 
