@@ -1,7 +1,9 @@
 """Fingerprint of a checkpoint: probe sequences with the log-probabilities that a model and its parent give them.
 
 A name and a digest say which weights a server *should* have; only its answers say which it has. A server is ready
-for a model when its log-probabilities of the probes are nearer to the new model's than to the parent's by `FACTOR`.
+for a model when its log-probabilities of the probes are as near to the new model's as a cold start comes, and nearer
+to them than to the parent's by `FACTOR`. The second alone would not do: where a swap leaves the old output head in
+place (tied embeddings under vLLM), the rest of the update brings the answers six times nearer to the new model's.
 Pure functions on numbers; who computes the log-probabilities (a trainer, a server) stands elsewhere.
 """
 
@@ -125,7 +127,7 @@ def compare(fingerprint: Fingerprint, measured: Sequence[Sequence[float]], noise
     elif to_parent is None or not fingerprint.can_tell(noise):
         verdict = "Inconclusive"
     else:
-        verdict = "Agrees" if to_new * FACTOR <= to_parent else "Refuses"
+        verdict = "Agrees" if to_new * FACTOR <= to_parent and to_new <= FACTOR * noise else "Refuses"
     return Check(verdict, to_new, to_parent, separation, noise)
 
 

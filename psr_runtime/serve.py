@@ -281,7 +281,7 @@ class Server:
             template.write_text(new.source.chat_template)
         self._process = process = VLLMProcess(
             command(self._config, new.model.folder, template, self._on),
-            environment(self._config, self._token, self._on),
+            environment(self._config, new.model.folder, self._token, self._on),
             f"http://{_reachable(self._config.host)}:{self._config.port}",
             self._token,
         )

@@ -36,6 +36,7 @@ class EngineServer:
         digest: the model that was asked for last.
         process: the supervisor's process.
         log: what supervisor and vLLM print.
+        key: the bearer key, empty for an open server.
     """
 
     url: str
@@ -43,27 +44,38 @@ class EngineServer:
     digest: str
     process: subprocess.Popen[bytes]
     log: Path
+    key: str = ""
+
+    @property
+    def bearer(self) -> dict[str, str]:
+        """The header that shows the key."""
+        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
 
     @property
     def headers(self) -> dict[str, str]:
         """What a client of the present model sends along."""
-        return {"X-PSR-Model-Digest": self.digest}
+        return self.bearer | {"X-PSR-Model-Digest": self.digest}
 
     def put_model(self, uri: str, *, digest: str | None = None) -> str:
         """Order the model at `uri` (by its true digest unless another is given); the digest that was ordered."""
         self.digest = digest or model_digest(Storage(StorageAccess()), uri)
         body = {"model": {"uri": uri}, "digest": self.digest}
-        httpx.put(f"{self.control_url}/psr/model", json=body, timeout=30).raise_for_status()
+        httpx.put(f"{self.control_url}/psr/model", json=body, headers=self.bearer, timeout=30).raise_for_status()
         return self.digest
 
     def state(self) -> dict[str, Any]:
         """What `/psr/state` tells."""
-        found: dict[str, Any] = httpx.get(f"{self.control_url}/psr/state", timeout=30).json()
+        found: dict[str, Any] = httpx.get(f"{self.control_url}/psr/state", headers=self.bearer, timeout=30).json()
         return found
 
     def ready(self, digest: str | None = None) -> bool:
         """Whether the server is ready for a model, at this moment."""
-        answer = httpx.get(f"{self.control_url}/psr/ready", params={"digest": digest or self.digest}, timeout=30)
+        answer = httpx.get(
+            f"{self.control_url}/psr/ready",
+            params={"digest": digest or self.digest},
+            headers=self.bearer,
+            timeout=30,
+        )
         return answer.status_code == 200
 
     def wait_ready(self, digest: str | None = None) -> dict[str, Any]:
@@ -93,16 +105,23 @@ class EngineServer:
 
 @contextlib.contextmanager
 def start_server(
-    model_uri: str, scratch: Path, port: int | None = None, *, chat_template: str | None = None, **engine: Any
+    model_uri: str,
+    scratch: Path,
+    port: int | None = None,
+    *,
+    key: str = "",
+    chat_template: str | None = None,
+    **engine: Any,
 ) -> Iterator[EngineServer]:
     """Run a server of the model at `model_uri` and wait until it is ready; it ends with the block.
 
     Args:
         scratch: a folder for its files and its log.
         port: port of the API; the next one is for control. Free ones unless given.
+        key: bearer key that the server asks for; none unless given.
         engine: fields of `EngineConfig` by their names in a manifest, over `QUICK`.
     """
-    server = launch_server(model_uri, scratch, port, chat_template=chat_template, **engine)
+    server = launch_server(model_uri, scratch, port, key=key, chat_template=chat_template, **engine)
     try:
         server.wait_ready()
         yield server
@@ -119,7 +138,13 @@ def start_server(
 
 
 def launch_server(
-    model_uri: str, scratch: Path, port: int | None = None, *, chat_template: str | None = None, **engine: Any
+    model_uri: str,
+    scratch: Path,
+    port: int | None = None,
+    *,
+    key: str = "",
+    chat_template: str | None = None,
+    **engine: Any,
 ) -> EngineServer:
     """Start a server without waiting for it; whoever calls this ends `process`. Arguments as of `start_server`."""
     scratch.mkdir(parents=True, exist_ok=True)
@@ -130,12 +155,12 @@ def launch_server(
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "psr_runtime", "serve"],
-            env=os.environ | {"PSR_STAGE_CONFIG": json.dumps(config)},
+            env=os.environ | {"PSR_STAGE_CONFIG": json.dumps(config), "PSR_SERVER_KEY": key},
             stdout=output,
             stderr=subprocess.STDOUT,
         )
     digest = model_digest(Storage(StorageAccess()), model_uri)
-    return EngineServer(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port + 1}", digest, process, log)
+    return EngineServer(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port + 1}", digest, process, log, key)
 
 
 def free_port_pair() -> int:

@@ -79,16 +79,30 @@ def test_fields_of_the_engine_reach_the_command_line_and_extra_arguments_come_la
     assert "--block-size" not in command(serving(), tmp_path, None, "cuda")
 
 
-def test_vllm_gets_no_storage_credentials_and_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vllm_gets_no_storage_credentials_and_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("VLLM_API_KEY", "other")
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0-1")
-    variables = environment(serving(engine={"cpuCacheGib": 3}), "token", "cpu")
+    variables = environment(serving(engine={"cpuCacheGib": 3}), tmp_path, "token", "cpu")
     assert "AWS_SECRET_ACCESS_KEY" not in variables
     assert "VLLM_API_KEY" not in variables
     assert (variables["HF_HUB_OFFLINE"], variables["DO_NOT_TRACK"], variables["PSR_GUARD_TOKEN"]) == ("1", "1", "token")
     assert (variables["VLLM_CPU_KVCACHE_SPACE"], variables["VLLM_CPU_OMP_THREADS_BIND"]) == ("3", "0-1")
-    assert "VLLM_CPU_KVCACHE_SPACE" not in environment(serving(), "token", "cuda")
+    assert "VLLM_CPU_KVCACHE_SPACE" not in environment(serving(), tmp_path, "token", "cuda")
+
+
+def test_a_small_model_gets_one_thread_unless_the_environment_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(63 * 2**20)
+        assert environment(serving(), tmp_path, "token", "cpu")["OMP_NUM_THREADS"] == "1"
+        file.truncate(65 * 2**20)
+        assert "OMP_NUM_THREADS" not in environment(serving(), tmp_path, "token", "cpu")
+        file.truncate(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert environment(serving(), tmp_path, "token", "cpu")["OMP_NUM_THREADS"] == "3"
 
 
 def test_sigkill_of_the_supervisor_leaves_no_process(tmp_path: Path) -> None:
