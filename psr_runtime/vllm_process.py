@@ -112,6 +112,9 @@ def environment(config: ServeStage, folder: Path, token: str, on: str) -> dict[s
     if on == "cpu":
         fixed["VLLM_CPU_KVCACHE_SPACE"] = str(config.engine.cpu_cache_gib)
         fixed["VLLM_CPU_OMP_THREADS_BIND"] = kept.get("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        if config.engine.enforce_eager:
+            # vLLM's sampler compiles helpers even then, with a C++ compiler that a machine need not have.
+            fixed["TORCHDYNAMO_DISABLE"] = "1"
         if config.engine.tensor_parallel == 1:
             # One rank lives in the engine's own process: one process and its imports less, about 15 s of a start.
             fixed["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
