@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 from psr_operator.api import KINDS, Resource, SelfRewardRun
 from psr_operator.api.explain import explain
@@ -54,8 +55,16 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
 
 
+class _Parser(argparse.ArgumentParser):
+    """Wrong arguments end with 64, as every other wrong configuration: 2 is what `psr wait` says when time is over."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(64, f"{self.prog}: {message}\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="psr",
         description="Self-rewarding language models: a model improves by its own judgement, as declared in a manifest.",
         epilog=EXAMPLES,
@@ -112,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    commands: argparse._SubParsersAction[_Parser],
     name: str,
     function: Callable[[argparse.Namespace], int],
     summary: str,
