@@ -66,7 +66,9 @@ def _standing(server: PolicyServer, state: ServerState | None) -> Standing:
         return Standing(State.WORKING, "Releasing", "waiting for the server to end")
     if state is not None and state.failed:
         return Standing(State.FAILED, state.reason, state.message)
-    if state is None or state.ready != spec.model.uri:
+    if state is not None and state.ready not in (None, spec.model.uri):
+        return Standing(State.WORKING, "Loading", f"exchanges {state.ready} for {spec.model.uri}")
+    if state is None or state.ready is None:
         return Standing(State.WORKING, "Loading", state.message if state is not None else "starting")
     if spec.model_digest is not None and state.digest != spec.model_digest:
         return Standing(State.WORKING, "Loading", f"serves {state.digest}, wanted is {spec.model_digest}")
