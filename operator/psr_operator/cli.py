@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,6 +22,7 @@ from psr_operator.local.node import Node
 from psr_operator.local.rehearsal import Rehearsal
 from psr_operator.local.store import stored_object
 from psr_operator.planner.plan import ExitClass
+from psr_runtime.artefact import read_manifest
 from psr_runtime.errors import StageError
 from psr_runtime.storage import Storage, join, mounts_from
 
@@ -159,7 +161,8 @@ def _run(options: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: stop.set())
     with Display() as display:
         work = WorkFolder(folder, display.say)
-        executor = Executor(folder, Node(folder, mounts, (work.descriptor,)), display.transition)
+        node = Node(folder, mounts, (work.descriptor,))
+        executor = Executor(folder, node, display.transition, stands=_standing_artefacts(objects, mounts))
         executor.apply(objects)
         saved = _saved(options.file)
 
@@ -176,6 +179,21 @@ def _run(options: argparse.Namespace) -> int:
         executor.run(stop, tick, stay=options.watch)
         work.close()
     return _conclude(executor, mounts, interrupted=stop.is_set() and not executor.finished)
+
+
+def _standing_artefacts(objects: Sequence[Resource], mounts: Mapping[str, Path]) -> Callable[[str, str], bool]:
+    """Whether the artefact of a digest still stands at a URI, by the storage that the objects name."""
+    access = next((item.spec.storage.access() for item in objects if getattr(item.spec, "storage", None)), None)
+    storage = Storage(access, mounts)
+
+    def stands(uri: str, digest: str) -> bool:
+        try:
+            manifest = read_manifest(storage, uri)
+        except StageError:
+            return False  # the stage is asked, and says what is wrong
+        return manifest is not None and manifest.identity == digest
+
+    return stands
 
 
 def _rehearse(objects: list[Resource]) -> int:

@@ -1,7 +1,8 @@
 """`psr run`: plan, carry out, observe, until every object is Ready or Stalled.
 
 The same planner as on Kubernetes decides; this room starts processes where the controller makes Jobs. Statuses live
-in memory: after a restart the idempotent stages rebuild them from the artefacts.
+in memory. After a restart, finished work is taken over where its artefact still stands; the idempotent stages rebuild
+the rest.
 """
 
 from __future__ import annotations
@@ -72,6 +73,8 @@ class Executor:
         node: carries out Workloads and Servers.
         report: told of each transition once its status is stored.
         clock: tells the time; aware.
+        stands: whether the artefact of this digest still stands at this URI; finished work of an earlier run of
+            the same folder is then not asked for again.
     """
 
     def __init__(
@@ -80,8 +83,9 @@ class Executor:
         node: NodeLike,
         report: Callable[[Transition], None],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        stands: Callable[[str, str], bool] = lambda _uri, _digest: False,
     ) -> None:
-        self.store = Store(folder)
+        self.store = Store(folder, stands)
         self.node = node
         self._clock = clock
         self._report = report
@@ -157,21 +161,27 @@ class Executor:
         return False
 
     def settle(self) -> None:
-        """Plan every object until no status, spec or process changes any more."""
+        """Plan until nothing changes any more: objects among themselves first, then what they start and stop."""
         for _ in range(LONGEST_SETTLING):
-            changes = [self._reconcile(item) for item in self.store]
-            if not any(changes):
+            plans = [self._reconcile(item) for item in self.store]
+            if any(changed for changed, _, _ in plans):
+                continue
+            started = [self._carry_out(resource, wanted) for _, resource, wanted in plans]
+            if not any(started):
                 return
         raise RuntimeError("the plans of this run undo each other; please report it with its manifest")
 
-    def _reconcile(self, stale: Resource) -> bool:
+    def _reconcile(self, stale: Resource) -> tuple[bool, Resource, Plan]:
+        """Plan one object; store its status and its children. Tells whether anything changed by it."""
         resource = self.store.get(stale.kind, stale.metadata.name)
         assert resource is not None
         wanted = plan(resource, self._observe(resource), self._clock())
         changed = self.store.set_status(resource, wanted.status)
         if wanted.transition is not None:
             self._report(wanted.transition)
-        return self._carry_out(resource, wanted) or changed
+        for child in wanted.children:
+            changed |= self.store.apply(with_local_defaults(child))
+        return changed, resource, wanted
 
     def _observe(self, resource: Resource) -> Observed:
         names = self._workloads.setdefault(resource.metadata.uid, set())
@@ -183,9 +193,8 @@ class Executor:
         return Observed(tuple(workloads), servers, self.store.children(resource), self.store.servers())
 
     def _carry_out(self, resource: Resource, wanted: Plan) -> bool:
+        """Start and stop what a plan says. Tells whether anything was started."""
         changed = False
-        for child in wanted.children:
-            changed |= self.store.apply(with_local_defaults(child))
         for workload in wanted.workloads:
             if workload.name not in self._workloads[resource.metadata.uid]:
                 self._workloads[resource.metadata.uid].add(workload.name)

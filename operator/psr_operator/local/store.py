@@ -1,6 +1,7 @@
 """The objects of a local run, in memory: applied, owned, with generation and status, as an apiserver would keep them.
 
-A copy of each object stands in the work folder for `psr wait` and for people; nothing is read back from it but uids.
+A copy of each object stands in the work folder for `psr wait` and for people. What is read back from it after a restart
+is uids, and the status of finished work whose artefact still stands.
 """
 
 from __future__ import annotations
@@ -8,11 +9,14 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from psr_operator.api import PolicyServer, Resource
+from psr_operator.api.common import WorkStatus
 from psr_operator.api.manifest import ManifestError
 from psr_runtime.config import MARK
 
@@ -24,9 +28,11 @@ class Store:
 
     Args:
         folder: work folder.
+        stands: whether the artefact of this digest still stands at this URI.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, stands: Callable[[str, str], bool]) -> None:
+        self._stands = stands
         self._folder = folder / "objects"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._objects: dict[Key, Resource] = {}
@@ -58,8 +64,9 @@ class Store:
         key = (wanted.kind, wanted.metadata.name)
         stored = self._objects.get(key)
         if stored is None:
+            kept = self._kept(wanted)
             meta = wanted.metadata.model_copy(update={"uid": self._uid(key), "generation": 1})
-            self._put(wanted.model_copy(update={"metadata": meta}))
+            self._put(kept or wanted.model_copy(update={"metadata": meta}))
             return True
         if stored.spec == wanted.spec:
             return False
@@ -86,6 +93,20 @@ class Store:
         temporary = path.with_suffix(".new")
         temporary.write_text(json.dumps(resource.to_json(), indent=1))
         os.replace(temporary, path)
+
+    def _kept(self, wanted: Resource) -> Resource | None:
+        """The object as an earlier run of this folder left it: finished, same spec, artefact still there."""
+        found = stored_object(self._folder.parent, wanted.kind, wanted.metadata.name)
+        if found is None or found.get("spec") != wanted.spec.to_json():
+            return None
+        try:
+            before = type(wanted).model_validate(found)
+        except ValidationError:
+            return None
+        status = before.status
+        if not isinstance(status, WorkStatus) or not status.holds("Ready") or not (status.output and status.digest):
+            return None
+        return before if self._stands(status.output, status.digest) else None
 
     def _uid(self, key: Key) -> str:
         """The uid of an object of this work folder; the same again after a restart, so that storage stays ours."""
