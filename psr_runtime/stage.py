@@ -215,6 +215,7 @@ def _run(stage: Stage, document: str, source: str, stop: threading.Event) -> dic
                 metadata=outcome.metadata,
                 result=outcome.result,
             )
+    storage.sweep(config.output)  # an attempt may have been killed right after its manifest stood
     for folder in stage.working:
         storage.delete_folder(join(config.output, folder))
     return _result(stage.name, config.output, manifest.identity, manifest.result)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from psr_runtime.prompts.tokens import Tokenizer
 from psr_runtime.search import stage as search_stage
 from psr_runtime.stage import run_stage
 from psr_runtime.storage import file_uri
+from tests.engine_server import EngineServer, start_server
 from tests.search.language import search_fields, write_model, write_problems
 from tests.search.standin import StandIn
 
@@ -47,3 +48,10 @@ def search(speaker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
         return standin
 
     return run
+
+
+@pytest.fixture(scope="session")
+def live(speaker: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineServer]:
+    """A real server that speaks the tests' language."""
+    with start_server(file_uri(speaker), tmp_path_factory.mktemp("live")) as server:
+        yield server

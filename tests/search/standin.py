@@ -49,6 +49,7 @@ class StandIn:
         self.requests.append(request)
         await asyncio.sleep(0)
         assert len(prompt_ids) + sampling.max_tokens <= self.context, "asks for more than the context holds"
+        assert sampling.n == 1 or sampling.temperature > 0, "vLLM refuses several greedy completions"
         completions = [_sample(prompt_ids, sampling, child) for child in range(sampling.n)]
         total = self.usage.setdefault(purpose, Usage())
         total.requests += 1

@@ -13,13 +13,13 @@ import pytest
 
 from psr_runtime.artefact import read_manifest
 from psr_runtime.config import Questions
-from psr_runtime.engine import seed_of
 from psr_runtime.errors import DataError
 from psr_runtime.prompts.tokens import Tokenizer
-from psr_runtime.records import Pair, SearchProblem, Tree, read_records
+from psr_runtime.records import Level, Pair, SearchProblem, Tree, read_records
 from psr_runtime.search.stage import round_problems
 from psr_runtime.stage import run_stage
 from psr_runtime.storage import Storage, file_uri
+from tests.search.following import assert_pairs_follow, assert_prompts_follow, seeds_of
 from tests.search.language import WORDS, encode, write_problems
 from tests.search.standin import Request, StandIn
 
@@ -48,50 +48,17 @@ def merge(tmp_path: Path, parts: list[str], out: str = "merged") -> int:
 
 def test_the_prompt_of_a_level_is_the_one_before_and_the_ids_kept(search: Search, tmp_path: Path) -> None:
     engine = search()
-    trees = trees_of(tmp_path / "out")
-    asked = {request.sampling.seed: request for request in engine.asked("candidates")}
-    assert len(asked) == len(engine.asked("candidates")) == sum(len(tree.levels) for tree in trees)
-    deepest = 0
-    for tree in trees:
-        path: list[list[int]] = []
-        for level in tree.levels:
-            request = asked[seed_of(0, 1, tree.problem_id, level.level, level.attempt, "candidates")]
-            assert len(path) == level.level - 1
-            assert request.prompt_ids == encode(f"<user>{tree.problem}") + [token for step in path for token in step]
-            assert request.sampling.stop == (f"\nStep {level.level + 1}:",)
-            assert request.affinity == tree.problem_id
-            if level.best is not None:
-                path.append(level.candidates[level.best].ids)
-            elif path:
-                path.pop()
-            deepest = max(deepest, len(path))
-    assert deepest == 3
+    assert assert_prompts_follow(engine.requests, trees_of(tmp_path / "out")) == 3
 
 
-def test_pairs_follow_from_their_trees(search: Search, words: Tokenizer, speaker: Path, tmp_path: Path) -> None:
+def test_pairs_follow_from_their_trees(search: Search, words: Tokenizer, tmp_path: Path) -> None:
     search()
     trees, pairs = trees_of(tmp_path / "out"), pairs_in(tmp_path / "out")
-    kept = [(tree, tree.levels[number]) for tree in trees for number in tree.kept]
-    judged = [(tree, level) for tree, level in kept if level.decision == "Keep"]
-    assert len(judged) == len(pairs) < len(kept)  # unanimous steps give none
+    assert 0 < len(pairs) < sum(len(tree.kept) for tree in trees)  # unanimous steps give none
     assert any(level.decision == "RollBack" for tree in trees for level in tree.levels)
     manifest = read_manifest(Storage(), file_uri(tmp_path / "out"))
     assert manifest is not None
-    for pair, (tree, level) in zip(pairs, judged, strict=True):
-        assert level.best is not None
-        assert level.worst is not None
-        chosen, rejected = level.candidates[level.best], level.candidates[level.worst]
-        assert (pair.problem_id, pair.level, pair.attempt) == (tree.problem_id, level.level, level.attempt)
-        assert (pair.chosen_ids, pair.chosen_ended, pair.chosen) == (chosen.ids, chosen.ended, chosen.text)
-        assert (pair.rejected_ids, pair.rejected_ended, pair.rejected) == (rejected.ids, rejected.ended, rejected.text)
-        before = [tree.levels[number] for number in tree.kept if tree.levels[number].level < level.level]
-        assert pair.path_ids == [item.candidates[item.best].ids for item in before if item.best is not None]
-        assert pair.prompt_ids == encode(f"<user>{tree.problem}")
-        assert level.scores[level.best] == max(pair.scores) > min(pair.scores) == level.scores[level.worst]
-        assert pair.multiplicity == [[c.text for c in level.candidates].count(c.text) for c in (chosen, rejected)]
-        assert pair.no_verdict == sum(verdict.choice is None for verdict in level.verdicts)
-        assert (pair.tokenizer_digest, pair.template_digest) == (words.digest, words.template_digest)
-        assert pair.model_digest == manifest.inputs["model.uri"].digest
+    assert_pairs_follow(pairs, trees, words, manifest.inputs["model.uri"].digest)
 
 
 def test_eos_is_in_a_record_iff_it_was_sampled(search: Search, tmp_path: Path) -> None:
@@ -313,11 +280,10 @@ def test_a_finished_level_is_never_asked_again(search: Search, tmp_path: Path) -
 
     assert sets(tmp_path / "out") == sets(tmp_path / "whole")
     assert not (tmp_path / "out" / "log").exists()
-    finished = {seed_of(0, 1, x["problem_id"], x["level"], x["attempt"], "candidates") for x in logged}
+    finished = {seed for level in logged for seed in seeds_of(Level.model_validate(level))}
     assert finished <= {request.sampling.seed for request in first.requests}
-    assert not finished & {request.sampling.seed for request in second.requests}
-    verdicts = sum(len(level["verdicts"]) for level in logged)
-    assert len(second.requests) == len(whole.requests) - len(logged) - verdicts
+    assert {r.sampling.seed for r in second.requests} == {r.sampling.seed for r in whole.requests} - finished
+    assert len(second.requests) == len(whole.requests) - len(finished)
 
 
 def test_a_log_of_another_configuration_is_refused(
