@@ -103,13 +103,13 @@ class ScriptedNode:
 
 
 class World:
-    """Objects, a scripted node and a clock."""
+    """Objects, a scripted node and a clock. `stands`: whether artefacts of an earlier world of this folder do."""
 
-    def __init__(self, folder: Path, *objects: Resource) -> None:
+    def __init__(self, folder: Path, *objects: Resource, stands: bool = False) -> None:
         self.node = ScriptedNode()
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
         self.transitions: list[Transition] = []
-        self.executor = Executor(folder, self.node, self.transitions.append, lambda: self.now)
+        self.executor = Executor(folder, self.node, self.transitions.append, lambda: self.now, lambda *_: stands)
         self.objects = list(objects)
         self.executor.apply(objects)
         self.executor.settle()
