@@ -144,6 +144,7 @@ class VLLMProcess:
             process_group=self._leash.pid,
         )
         self._stopped = False
+        self._answered = False
         self._lines: collections.deque[str] = collections.deque(maxlen=LOG_LINES)
         assert self._process.stdout is not None
         self._reader = threading.Thread(target=self._copy, args=(self._process.stdout,), daemon=True, name="vllm-log")
@@ -177,10 +178,10 @@ class VLLMProcess:
         return " | ".join(lines[-3:])[-1000:]
 
     def stop(self) -> None:
-        """End it: asked first, then killed with everything it started. Nothing the second time."""
+        """End it: asked first where it ever answered, then killed with everything it started. Once only."""
         if self._stopped:
             return
-        if self.alive:
+        if self._answered and self.alive:
             self._process.terminate()
             try:
                 self._process.wait(STOP_SECONDS)
@@ -208,9 +209,11 @@ class VLLMProcess:
     def healthy(self) -> bool:
         """Whether it answers on `/health`."""
         try:
-            return self._client.get("/health", timeout=5).status_code == 200
+            healthy = self._client.get("/health", timeout=5).status_code == 200
         except httpx.TransportError:
             return False
+        self._answered = self._answered or healthy
+        return healthy
 
     def set_gate(self, digest: str | None, is_open: bool) -> int:
         """Move the gate; the number of requests that are inside."""

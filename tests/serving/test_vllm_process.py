@@ -127,6 +127,7 @@ def test_stop_ends_the_whole_family_even_one_that_does_not_listen(
     family = wait_for_family(place)
     assert process.alive
     assert not process.healthy()
+    process._answered = True  # so that it is asked before it is killed
     wait(lambda: "all for nothing" in process.last_words())
     process.stop()
     assert not process.alive
