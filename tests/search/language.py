@@ -76,9 +76,9 @@ def encode(text: str) -> list[int]:
 
 
 def write_problems(path: Path, count: int, *, answer: str = "4") -> Path:
-    """Problems with ids `q0` … that differ in how many nothings are added; all have the same answer."""
+    """Problems with ids `q0` … that differ from their first number on; all have the same answer."""
     lines = [
-        json.dumps({"id": f"q{n}", "problem": "How much is 2 + 1 + 1" + " + 0" * (20 + n) + "?", "answer": answer})
+        json.dumps({"id": f"q{n}", "problem": f"How much is {n} + 1" + " + 0" * (40 + n) + "?", "answer": answer})
         for n in range(count)
     ]
     path.write_text("".join(line + "\n" for line in lines))

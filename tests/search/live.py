@@ -17,7 +17,8 @@ class Recorder(VLLMClient):
     Attributes:
         requests: every call of `complete`, in the order of sending.
         attainable: by purpose, prompt tokens that can be in the prefix cache: the longest beginning, in whole blocks,
-            that a prompt shares with an earlier prompt or with one and its completion.
+            that a prompt shares with an earlier prompt or with one and its completion; of the further samples of a
+            request all whole blocks of its prompt.
         seeds_file: each request's seed is written there before it is sent, for whoever kills this process.
     """
 
@@ -31,7 +32,7 @@ class Recorder(VLLMClient):
         self, prompt_ids: list[int], sampling: Sampling, *, purpose: str, affinity: str
     ) -> list[Completion]:
         self.requests.append(Request(list(prompt_ids), sampling, purpose, affinity))
-        self._count_attainable(prompt_ids, purpose)
+        self._count_attainable(prompt_ids, sampling.n, purpose)
         if self.seeds_file is not None:
             with open(self.seeds_file, "ab", buffering=0) as file:
                 os.write(file.fileno(), b"%d\n" % (sampling.seed or 0))
@@ -40,11 +41,12 @@ class Recorder(VLLMClient):
             self._learn(prompt_ids + completion.token_ids)
         return completions
 
-    def _count_attainable(self, ids: list[int], purpose: str) -> None:
+    def _count_attainable(self, ids: list[int], samples: int, purpose: str) -> None:
+        most = (len(ids) - 1) // self.block * self.block  # the last token is always computed
         shared = 0
-        while shared + self.block < len(ids) and tuple(ids[: shared + self.block]) in self._known:
-            shared += self.block  # the last token is always computed, so a prompt is never wholly in the cache
-        self.attainable[purpose] = self.attainable.get(purpose, 0) + shared
+        while shared < most and tuple(ids[: shared + self.block]) in self._known:
+            shared += self.block
+        self.attainable[purpose] = self.attainable.get(purpose, 0) + shared + (samples - 1) * most
         self._learn(ids)
 
     def _learn(self, ids: list[int]) -> None:

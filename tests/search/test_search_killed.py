@@ -76,6 +76,7 @@ def test_killed_five_times_it_repeats_nothing_that_was_finished(
     problems = write_problems(tmp_path / "problems.jsonl", 12)
     out, chance = tmp_path / "out", random.Random(0)
     fields: dict[str, Any] = search_fields(speaker, problems) | {"questions": {"count": 12}}
+    fields["search"] |= {"concurrency": 3}  # so that levels are finished all the time
     document = json.dumps({"output": file_uri(out), **fields})
     finished: list[Level] = []
     segments: dict[str, bytes] = {}
@@ -84,7 +85,7 @@ def test_killed_five_times_it_repeats_nothing_that_was_finished(
         seeds, log = tmp_path / f"seeds-{attempt}", tmp_path / f"log-{attempt}"
         pid = start(document, live, seeds, log)
         if attempt < KILLS:
-            kill_after(pid, seeds, chance.randint(8, 30))
+            kill_after(pid, seeds, chance.randint(15, 40))
         else:
             assert wait(pid) == 0, log.read_text()
         repeated = {seed for level in finished for seed in seeds_of(level)} & set(asked(seeds))
