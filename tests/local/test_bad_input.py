@@ -160,8 +160,7 @@ def test_pairs_of_another_tokenizer(common: Fields, model: Path, stand_in: Stand
     uri = write_pairs(tmp_path / "pairs.jsonl", pairs)
     code, message = ends(tmp_path, stand_in, manifest("StepDPOJob", "train", **common, pairs=uri))
     assert code == 65
-    assert f"DataError: {uri}: " in message
-    assert "sha256:other" in message
+    assert f"DataError: {uri}, record 1: made with tokenizer sha256:other" in message
     assert "train the model that the pairs were sampled from" in message
 
 
