@@ -1,4 +1,4 @@
-"""The demo's manifests belong together: the controls change what they say and nothing else, every seed is the same run."""
+"""The demo's manifests belong together: a control changes what it says and nothing else, a seed the seed alone."""
 
 from __future__ import annotations
 
