@@ -12,6 +12,8 @@ REPORTS := file:///psr/runs/default
 export UV_PYTHON_DOWNLOADS := never
 export UV_LINK_MODE := hardlink
 export UV_NO_CONFIG := 1
+# A run starts many processes; without bytecode each would compile torch and vLLM anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-control demo-seeds test test-quick lint format lock verify clean

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import time
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Protocol
 
-import httpx
+import aiohttp
 
 from psr_runtime.config import Endpoint
 from psr_runtime.errors import ConfigurationError, DataError, Interrupted
@@ -109,17 +110,17 @@ class VLLMClient:
     digest: str
     key: str | None = None
     usage: dict[str, Usage] = field(default_factory=dict)
-    _client: httpx.AsyncClient | None = None
+    _client: aiohttp.ClientSession | None = None
     _context: int | None = None
 
     async def __aenter__(self) -> VLLMClient:
         headers = {DIGEST_HEADER: self.digest}
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
-        self._client = httpx.AsyncClient(
+        self._client = aiohttp.ClientSession(
             headers=headers,
-            timeout=httpx.Timeout(None, connect=10.0),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=256),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0),
+            connector=aiohttp.TCPConnector(limit=0),
             trust_env=False,
         )
         return self
@@ -128,7 +129,7 @@ class VLLMClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._client is not None:
-            await self._client.aclose()
+            await self._client.close()
             self._client = None
 
     async def context_length(self) -> int:
@@ -195,18 +196,20 @@ class VLLMClient:
         pause = 0.05
         while True:
             try:
-                response = await self._client.request(verb, url, json=body)
-            except httpx.TransportError as error:
+                async with self._client.request(verb, url, json=body) as response:
+                    status, content = response.status, await response.read()
+            except (aiohttp.ClientError, TimeoutError) as error:
                 why = f"cannot be reached ({type(error).__name__})"
             else:
-                if response.status_code == 200:
-                    answer: dict[str, Any] = response.json()
+                if status == 200:
+                    answer: dict[str, Any] = json.loads(content)
                     return answer
-                if response.status_code in (401, 403):
+                text = content.decode(errors="replace")
+                if status in (401, 403):
                     raise ConfigurationError(f"{url}: the server refuses the bearer key; check PSR_SERVER_KEY")
-                if response.status_code in (400, 404, 413, 422):
-                    raise DataError(f"{url}: the server refuses the request: {response.text[:500]}")
-                why = f"answers {response.status_code}: {response.text[:200]}"
+                if status in (400, 404, 413, 422):
+                    raise DataError(f"{url}: the server refuses the request: {text[:500]}")
+                why = f"answers {status}: {text[:200]}"
             if time.monotonic() >= deadline:
                 raise Interrupted(f"{url}: not ready for {self.digest} in {self.endpoint.ready_seconds} s; it {why}")
             await asyncio.sleep(pause)
