@@ -242,6 +242,23 @@ def fetch(storage: Storage, uri: str, to: Path, *, below: str = "") -> Path:
     return root / below if below else root
 
 
+def read_file(storage: Storage, uri: str, name: str) -> bytes:
+    """The content of one file of an artefact, verified.
+
+    Raises:
+        InputMissing: no artefact, or it has no such file.
+        DataError: the file does not fit the manifest.
+    """
+    manifest = read_manifest(storage, uri)
+    entry = next((item for item in manifest.files if item.path == name), None) if manifest is not None else None
+    if entry is None:
+        raise InputMissing(f"{uri}: holds no artefact with a file {name}")
+    content = storage.read(join(uri, name))
+    if hashlib.sha256(content).hexdigest() != entry.sha256:
+        raise DataError(f"{join(uri, name)}: does not have the sha256 that the manifest says; the file was changed")
+    return content
+
+
 def _verify(path: Path, entry: FileEntry, uri: str) -> None:
     if not path.is_file():
         raise InputMissing(f"{uri}: the manifest lists this file and it is gone; make the artefact again")

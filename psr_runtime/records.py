@@ -19,7 +19,8 @@ from pydantic import (
     model_validator,
 )
 
-from psr_runtime.errors import DataError, InputMissing
+from psr_runtime.artefact import read_file, read_manifest
+from psr_runtime.errors import DataError
 from psr_runtime.storage import Storage, join
 
 
@@ -181,6 +182,10 @@ class Tree(Record):
     outcome: Literal["Solved", "RollbackLimit", "IterationLimit", "ContextFull"]
 
 
+PAIRS = "pairs.jsonl"
+"""File of a pair set that holds `Pair` records."""
+
+
 class Pair(Record):
     """A step preference pair of the surviving path. Paper 8.5, 9.1.
 
@@ -266,12 +271,23 @@ def parse_records(text: str, source: str, kind: type[R], *, empty: bool = False)
         raise DataError(f"{source}: the file is empty; expected one {kind.__name__} a line")
 
 
-def read_set(storage: Storage, uri: str, name: str, kind: type[R]) -> list[R]:
-    """Records of file `name` of an artefact, or of `uri` itself when it is a file."""
-    try:
-        return read_records(storage, join(uri, name), kind)
-    except InputMissing:
-        return read_records(storage, uri, kind)
+def read_pairs(storage: Storage, uri: str) -> list[Pair]:
+    """The pairs of a pair set, verified against its manifest; or of a JSON-lines file of pairs.
+
+    Raises:
+        InputMissing: nothing is there.
+        DataError: changed, broken, or without any pair.
+    """
+    if read_manifest(storage, uri) is None:
+        return read_records(storage, uri, Pair)
+    place = join(uri, PAIRS)
+    pairs = list(parse_records(read_file(storage, uri, PAIRS).decode("utf-8"), place, Pair, empty=True))
+    if not pairs:
+        raise DataError(
+            f"{place}: the search made no pair, so there is nothing to train on: no level had a better and a worse "
+            "candidate; search more questions, or with a higher temperature or width"
+        )
+    return pairs
 
 
 def with_ids(problems: Iterable[Any]) -> list[Any]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from psr_runtime.artefact import Manifest, fetch, require_manifest
 from psr_runtime.config import MergeStage
 from psr_runtime.errors import DataError
-from psr_runtime.records import Pair, Tree, parse_records
+from psr_runtime.records import PAIRS, Pair, Tree, parse_records
 from psr_runtime.search.stage import statistics, write_set
 from psr_runtime.stage import Outcome, StageContext
 
@@ -33,7 +33,7 @@ def run(config: MergeStage, context: StageContext) -> Outcome:
     for index, uri in enumerate(config.parts):
         folder = fetch(context.storage, uri, context.scratch / f"shard-{index}")
         trees.append(_read(folder, "trees.jsonl", Tree))
-        pairs += _read(folder, "pairs.jsonl", Pair)
+        pairs += _read(folder, PAIRS, Pair)
         context.progress.advance()
     ordered = [tree for row in zip_longest(*trees) for tree in row if tree is not None]
     expected = [name for row in zip_longest(*(m.metadata["problems"] for m in manifests)) for name in row if name]

@@ -23,7 +23,7 @@ from psr_runtime.journal import Journal
 from psr_runtime.models import bring_tokenizer
 from psr_runtime.prompts.templates import Templates
 from psr_runtime.prompts.tokens import Tokenizer
-from psr_runtime.records import Level, Pair, SearchProblem, Tree, read_records, with_ids
+from psr_runtime.records import PAIRS, Level, Pair, SearchProblem, Tree, read_records, with_ids
 from psr_runtime.search.judge import Judge
 from psr_runtime.search.step_search import StepSearch
 from psr_runtime.stage import Outcome, StageContext
@@ -192,7 +192,7 @@ def pairs_of(
 def write_set(folder: Path, trees: Iterable[Tree], pairs: Iterable[Pair]) -> None:
     """`trees.jsonl` and `pairs.jsonl` of a pair set."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, records in (("trees.jsonl", trees), ("pairs.jsonl", pairs)):
+    for name, records in (("trees.jsonl", trees), (PAIRS, pairs)):
         with open(folder / name, "w", encoding="utf-8") as file:
             file.writelines(record.to_line() for record in records)
 

@@ -14,7 +14,7 @@ from psr_runtime.config import SFTStage, StepDPOStage
 from psr_runtime.errors import DataError
 from psr_runtime.prompts.templates import Templates
 from psr_runtime.prompts.tokens import Tokenizer
-from psr_runtime.records import EFTRecord, IFTRecord, Pair, read_records, read_set
+from psr_runtime.records import EFTRecord, IFTRecord, read_pairs, read_records
 from psr_runtime.storage import Storage
 
 
@@ -114,7 +114,7 @@ def pair_samples(storage: Storage, config: StepDPOStage, tokenizer: Tokenizer, l
         DataError: a broken line, pairs made with another tokenizer, a sequence that is too long.
     """
     samples = []
-    for number, pair in enumerate(read_set(storage, config.pairs, "pairs.jsonl", Pair), 1):
+    for number, pair in enumerate(read_pairs(storage, config.pairs), 1):
         if pair.tokenizer_digest != tokenizer.digest:
             raise DataError(
                 f"{config.pairs}, record {number}: made with tokenizer {pair.tokenizer_digest}, the policy has "
