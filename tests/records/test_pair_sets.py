@@ -63,14 +63,14 @@ def test_a_set_and_a_plain_file_are_read_alike(tmp_path: Path) -> None:
 
 
 def test_a_set_without_pairs_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="made no pair.*higher temperature"):
+    with pytest.raises(DataError, match=r"made no pair.*higher temperature"):
         read_pairs(STORAGE, _publish(tmp_path, ""))
 
 
 def test_a_set_that_lost_a_line_is_refused(tmp_path: Path) -> None:
     uri = _publish(tmp_path, PAIR.to_line() * 2)
     (tmp_path / "set" / "pairs.jsonl").write_text(PAIR.to_line())
-    with pytest.raises(DataError, match="pairs.jsonl: does not have the sha256"):
+    with pytest.raises(DataError, match=r"pairs\.jsonl: does not have the sha256"):
         read_pairs(STORAGE, uri)
 
 
