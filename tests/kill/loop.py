@@ -141,7 +141,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @dataclass(frozen=True)
 class Point:
-    """Where an attempt is killed: `before` or `after` its `number`-th durable operation, or at a `time`, in seconds."""
+    """Where an attempt is killed: `before`, `within` or `after` durable operation `at`, or at a `time`, in seconds."""
 
     work: Work
     kind: str
@@ -151,7 +151,7 @@ class Point:
 def start(work: Work, base: Path, place: Path, point: Point | None = None) -> int:
     """Fork a process that runs a stage with its output mounted at `place`, everything else at `base`; its pid.
 
-    It exits with the stage's exit code; what it prints goes to `<place>.log`. Undisturbed it leaves the number of its
+    It exits with the stage's exit code; what it prints goes to `<place>.log`. Undisturbed it leaves the names of its
     durable operations in `<place>.operations` and the modules it needed in `<place>.modules`.
     """
     pid = os.fork()
@@ -174,7 +174,7 @@ def start(work: Work, base: Path, place: Path, point: Point | None = None) -> in
         operations = Operations(place, _victim(point))
         operations.install()
         code = run_stage(work.stage, work.document)
-        Path(f"{place}.operations").write_text(str(operations.count))
+        Path(f"{place}.operations").write_text(json.dumps(operations.names))
         Path(f"{place}.modules").write_text(json.dumps(list(sys.modules)))
     except BaseException as error:
         print(f"the attempt itself failed: {error!r}", file=sys.stderr)
@@ -206,22 +206,22 @@ def wait(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def undisturbed(base: Path) -> dict[str, int]:
-    """Run the loop below `base`; the number of durable operations of each output.
+def undisturbed(base: Path) -> dict[str, list[str]]:
+    """Run the loop below `base`; the durable operations of each output.
 
     What the stages imported is then imported here too, for the processes to come.
     """
     write_inputs(base / "input")
-    counts = {}
+    operations = {}
     for work in LOOP:
         place = base / work.output
         code = wait(start(work, base, place))
         assert code == 0, f"{work.output}: {code}\n{Path(f'{place}.log').read_text()}"
-        counts[work.output] = int(Path(f"{place}.operations").read_text())
+        operations[work.output] = json.loads(Path(f"{place}.operations").read_text())
         for name in json.loads(Path(f"{place}.modules").read_text()):
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
-    return counts
+    return operations
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,16 @@ SECONDS = {"m1": 0.6, "shard-0": 0.2, "m2": 0.7, "fresh": 0.2}
 """Some more deaths come at any moment of about so long."""
 
 
-def choose(counts: dict[str, int]) -> list[Point]:
-    """Points to die at, before and after operations in turn, and a few moments that fall where they will."""
+def choose(operations: dict[str, list[str]]) -> list[Point]:
+    """Points to die at, before and after operations in turn and within writes, and some moments that fall anywhere."""
     chance = random.Random(0)
     points = []
     for work in LOOP:
-        last, wanted = counts[work.output], POINTS[work.output]
+        names, wanted = operations[work.output], POINTS[work.output]
         for index in range(wanted):
-            number = 1 + index * last // wanted
-            points.append(Point(work, "after" if index % 2 else "before", number))
+            at = index * len(names) // wanted
+            kind = "within" if names[at] == "write" else "after" if index % 2 else "before"
+            points.append(Point(work, kind, at + 1))
         if work.output in SECONDS:
             points += [Point(work, "time", chance.uniform(0.02, SECONDS[work.output])) for _ in range(5)]
     return points
@@ -33,18 +34,19 @@ def choose(counts: dict[str, int]) -> list[Point]:
 def test_killed_at_any_moment_every_stage_ends_with_the_same_bytes(tmp_path: Path) -> None:
     base = tmp_path / "base"
     base.mkdir()
-    counts = undisturbed(base)
+    operations = undisturbed(base)
     expected = {work.output: files(base / work.output) for work in LOOP}
     killed: Counter[str] = Counter()
     wrong = []
-    for ended in run_points(choose(counts), base, tmp_path, at_once=os.cpu_count() or 1):
+    for ended in run_points(choose(operations), base, tmp_path, at_once=os.cpu_count() or 1):
         output = ended.point.work.output
         killed[output] += ended.killed
         if ended.code != 0 or files(ended.place) != expected[output]:
             wrong.append((output, ended.point.kind, ended.point.at, ended.code, differences(ended.place, expected)))
         else:
             shutil.rmtree(ended.place)
-    print(f"\nkilled {killed.total()} times: {dict(killed)}, of durable operations {counts}")
+    counts = {output: len(names) for output, names in operations.items()}
+    print(f"\nkilled {killed.total()} times: {dict(killed)}, among durable operations {counts}")
     assert wrong == []
     assert killed.total() >= 200
     assert set(killed) == {work.output for work in LOOP}
