@@ -14,8 +14,8 @@ MANIFESTS = sorted(EXAMPLES.rglob("*.yaml"))
 DEMO = """\
 run    sft       demo-sft-a1                      → file:///psr/runs/default/demo/m1
 serve            demo-server                      ← file:///psr/runs/default/demo/m1
-run    search    demo-1-pairs-search-a1           → file:///psr/runs/default/demo/iteration-1/pairs/shards/0-of-1
 run    evaluate  demo-m1-fresh-a1                 → file:///psr/runs/default/demo/evaluations/m1/fresh
+run    search    demo-1-pairs-search-a1           → file:///psr/runs/default/demo/iteration-1/pairs/shards/0-of-1
 run    merge     demo-1-pairs-merge-a1            → file:///psr/runs/default/demo/iteration-1/pairs
 run    step-dpo  demo-1-dpo-a1                    → file:///psr/runs/default/demo/m2
 serve            demo-server                      ← file:///psr/runs/default/demo/m2
@@ -30,8 +30,8 @@ run    merge     demo-3-pairs-merge-a1            → file:///psr/runs/default/d
 run    step-dpo  demo-3-dpo-a1                    → file:///psr/runs/default/demo/m4
 serve            demo-server                      ← file:///psr/runs/default/demo/m4
 run    evaluate  demo-m4-fresh-a1                 → file:///psr/runs/default/demo/evaluations/m4/fresh
-stop             demo-server
 run    report    demo-report-m4-a1                → file:///psr/runs/default/demo/report/m4
+stop             demo-server
 """
 
 
