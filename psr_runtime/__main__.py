@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("no configuration: set PSR_STAGE_CONFIG or give --config FILE", file=sys.stderr)
         return 64
     if options.stage == "serve":
-        from psr_runtime.serve import run_server
+        from psr_runtime.serving.serve import run_server
 
         return run_server(document, source=source)
     return run_stage(options.stage, document, source=source)

@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from psr_runtime.config import ModelSource
-from psr_runtime.control import ControlServer, State
 from psr_runtime.errors import ConfigurationError
 from psr_runtime.fingerprint import Check
+from psr_runtime.serving.control import ControlServer, State
 from tests.engine_server import free_port_pair
 
 CHECK = Check("Agrees", 1e-6, float("inf"), 0.4, 1e-4)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from psr_runtime.guard import Guard
+from psr_runtime.serving.guard import Guard
 
 TOKEN, KEY, DIGEST = "t" * 43, "a-key", "sha256:m1"
 BEARER = {"Authorization": f"Bearer {KEY}"}

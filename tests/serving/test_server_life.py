@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from checkpoints import checkpoint, fingerprint, random_model, updated
 
-from psr_runtime import serve
 from psr_runtime.config import ModelSource, ServeStage
 from psr_runtime.fingerprint import Fingerprint
 from psr_runtime.models import model_digest
-from psr_runtime.serve import GaveUp, Server
+from psr_runtime.serving import serve
+from psr_runtime.serving.serve import GaveUp, Server
+from psr_runtime.serving.vllm_process import VLLMFailed
 from psr_runtime.storage import Storage, file_uri
-from psr_runtime.vllm_process import VLLMFailed
 
 M1 = random_model(seed=1)
 M2 = updated(M1, by=0.01, seed=2)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from psr_runtime.config import ModelSource, ServeStage
-from psr_runtime.vllm_process import VLLMProcess, command, environment
+from psr_runtime.serving.vllm_process import VLLMProcess, command, environment
 
 FAMILY = """
 import json, os, signal, subprocess, sys, time
@@ -28,7 +28,7 @@ time.sleep(600)
 """
 SUPERVISOR = """
 import os, sys, time
-from psr_runtime.vllm_process import VLLMProcess
+from psr_runtime.serving.vllm_process import VLLMProcess
 VLLMProcess([sys.executable, "-c", sys.argv[1], sys.argv[2]], dict(os.environ), "http://127.0.0.1:1", "token")
 time.sleep(600)
 """
@@ -43,7 +43,7 @@ def test_the_command_line_says_everything_that_decides_an_answer(tmp_path: Path)
     for part in (
         f"--model {tmp_path} --served-model-name psr",
         "--port 8100",
-        "--middleware psr_runtime.guard.Guard",
+        "--middleware psr_runtime.serving.guard.Guard",
         "--generation-config vllm --dtype bfloat16",
         f"--chat-template {tmp_path}/t.jinja",
         "--block-size 32",
@@ -119,7 +119,7 @@ def test_sigkill_of_the_supervisor_leaves_no_process(tmp_path: Path) -> None:
 def test_stop_ends_the_whole_family_even_one_that_does_not_listen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, manners: list[str]
 ) -> None:
-    monkeypatch.setattr("psr_runtime.vllm_process.STOP_SECONDS", 0.5)
+    monkeypatch.setattr("psr_runtime.serving.vllm_process.STOP_SECONDS", 0.5)
     place = tmp_path / "pids"
     process = VLLMProcess(
         [sys.executable, "-c", FAMILY, str(place), *manners], dict(os.environ), "http://127.0.0.1:1", "token"

@@ -1,4 +1,4 @@
-"""The door of a vLLM server: an ASGI middleware that vLLM loads (`--middleware psr_runtime.guard.Guard`).
+"""The door of a vLLM server: an ASGI middleware that vLLM loads (`--middleware psr_runtime.serving.guard.Guard`).
 
 | path | who may |
 | --- | --- |

@@ -29,7 +29,7 @@ from psr_runtime.config import ServeStage
 from psr_runtime.engine import SERVED_NAME
 from psr_runtime.errors import ConfigurationError, DataError
 from psr_runtime.fingerprint import Fingerprint
-from psr_runtime.guard import GATE, KEY_VARIABLE, TOKEN_HEADER, TOKEN_VARIABLE
+from psr_runtime.serving.guard import GATE, KEY_VARIABLE, TOKEN_HEADER, TOKEN_VARIABLE
 
 LEASH = "import os, signal, sys; sys.stdin.buffer.read(); os.killpg(0, signal.SIGKILL)"
 LOG_LINES = 60
@@ -76,7 +76,7 @@ def command(config: ServeStage, folder: Path, chat_template: Path | None, on: st
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(folder), "--served-model-name", SERVED_NAME),
         *("--host", config.host, "--port", str(config.port)),
-        *("--middleware", "psr_runtime.guard.Guard"),
+        *("--middleware", "psr_runtime.serving.guard.Guard"),
         *("--generation-config", "vllm", "--dtype", engine.dtype),
         *("--tensor-parallel-size", str(engine.tensor_parallel)),
         *("--enable-prompt-tokens-details", "--disable-uvicorn-access-log"),

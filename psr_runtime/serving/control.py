@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 from psr_runtime.config import ModelSource, Words
 from psr_runtime.errors import ConfigurationError
 from psr_runtime.fingerprint import Check
-from psr_runtime.guard import KEY_VARIABLE
+from psr_runtime.serving.guard import KEY_VARIABLE
 
 BODY_BYTES = 64 * 1024
 REQUEST_SECONDS = 30

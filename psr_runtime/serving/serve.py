@@ -29,14 +29,14 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from psr_runtime.config import ModelSource, ServeStage
-from psr_runtime.control import Change, ControlServer, State, port_error
 from psr_runtime.errors import ConfigurationError, DataError, StageError
 from psr_runtime.fingerprint import Check, Fingerprint, compare, noise_of
 from psr_runtime.models import FINGERPRINT, LocalModel, bring_model
+from psr_runtime.serving.control import Change, ControlServer, State, port_error
+from psr_runtime.serving.swap import obstacle, require_chat_template
+from psr_runtime.serving.vllm_process import VLLMFailed, VLLMProcess, command, device, environment
 from psr_runtime.stage import parse_config
 from psr_runtime.storage import Storage
-from psr_runtime.swap import obstacle, require_chat_template
-from psr_runtime.vllm_process import VLLMFailed, VLLMProcess, command, device, environment
 
 START_SECONDS = 1800.0
 """A start may take this long: large weights, cold caches."""
