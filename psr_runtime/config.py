@@ -123,7 +123,7 @@ class SearchConfig(Words):
     max_iterations: int = method(
         20, ge=1, le=1000, description="Sampled levels per problem, rolled-back ones included. Paper 8.9, O18."
     )
-    temperature: float = method(0.5, ge=0, le=2, description="Sampling temperature of candidates. Paper 8.9.")
+    temperature: float = method(0.5, gt=0, le=2, description="Sampling temperature of candidates. Paper 8.9.")
     top_p: float = method(0.95, gt=0, le=1, description="Nucleus of candidate sampling. Paper 8.9.")
     max_step_tokens: int = method(512, ge=1, le=32768, description="Tokens one step may take. Ours (O19).")
     max_rollbacks: int = method(

@@ -57,7 +57,10 @@ class Completion:
 
 @dataclass
 class Usage:
-    """Tokens of one purpose: prompts sent, of them found in the prefix cache, and sampled."""
+    """Tokens of one purpose: prompts sent, of them found in the prefix cache, and sampled.
+
+    `cached_tokens` counts requests for one completion only: of several, vLLM reports the last one's.
+    """
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -164,7 +167,7 @@ class VLLMClient:
         if sampling.seed is not None:
             body["seed"] = sampling.seed
         answer = await self._ask("POST", self._replica(affinity), "/v1/completions", body)
-        self._count(purpose, answer.get("usage") or {})
+        self._count(purpose, answer.get("usage") or {}, sampling.n)
         choices = sorted(answer["choices"], key=lambda choice: int(choice["index"]))
         return [
             Completion(list(choice["token_ids"]), "length" if choice["finish_reason"] == "length" else "stop")
@@ -175,12 +178,13 @@ class VLLMClient:
         urls = self.endpoint.urls
         return urls[int.from_bytes(hashlib.sha256(affinity.encode()).digest()[:6], "big") % len(urls)]
 
-    def _count(self, purpose: str, usage: dict[str, Any]) -> None:
+    def _count(self, purpose: str, usage: dict[str, Any], n: int) -> None:
         total = self.usage.setdefault(purpose, Usage())
         total.requests += 1
         total.prompt_tokens += int(usage.get("prompt_tokens") or 0)
         total.completion_tokens += int(usage.get("completion_tokens") or 0)
-        total.cached_tokens += int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
+        if n == 1:
+            total.cached_tokens += int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
 
     async def _ask(self, verb: str, base: str, route: str, body: dict[str, Any] | None) -> dict[str, Any]:
         """One request, waiting while the server is away, not ready or on another model.

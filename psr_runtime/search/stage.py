@@ -237,9 +237,9 @@ def order_agreement(level: Level) -> list[bool]:
 def report_usage(engine: Engine) -> None:
     """Print what the server was asked and how much of it came from its prefix cache."""
     for purpose, usage in sorted(engine.usage.items()):
-        share = usage.cached_tokens / usage.prompt_tokens if usage.prompt_tokens else 0.0
+        cached = f" ({usage.cached_tokens / usage.prompt_tokens:.0%} cached)" if usage.cached_tokens else ""
         print(
-            f"search: {purpose}: {usage.requests} requests, {usage.prompt_tokens} prompt tokens "
-            f"({share:.0%} from the prefix cache), {usage.completion_tokens} sampled",
+            f"search: {purpose}: {usage.requests} requests, {usage.prompt_tokens} prompt tokens{cached}, "
+            f"{usage.completion_tokens} sampled",
             file=sys.stderr,
         )
