@@ -38,7 +38,13 @@ exit codes:
   75 interrupted, run it again · 1 failed otherwise
 """
 
-CODES = {ExitClass.CONFIGURATION.value: 64, ExitClass.DATA.value: 65, ExitClass.MISSING.value: 66, "StorageInUse": 65}
+CODES = {
+    ExitClass.CONFIGURATION.value: 64,
+    ExitClass.DATA.value: 65,
+    ExitClass.MISSING.value: 66,
+    ExitClass.TEMPORARY.value: 75,
+    "StorageInUse": 65,
+}
 """Exit codes of `psr run` by the reason of a Stalled object."""
 
 

@@ -220,7 +220,7 @@ class Node:
             for child in serving.children:
                 child.stop()
             ended = ExitClass.of(codes[index] or 0)
-            reason = ended.value if ended.final else "ServerFailed"
+            reason = ended.value if ended.final or ended is ExitClass.TEMPORARY else "ServerFailed"
             return ServerState(name, message=message, failed=True, reason=reason, gone=gone)
         now = time.monotonic()
         if now - serving.asked >= POLL_SECONDS / 2:
