@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.alias_generators import to_camel
@@ -282,34 +282,45 @@ class StageConfig(Words):
     owner: Owner | None = operation(None, description="Claim on the storage prefix.")
 
 
-class SFTStage(StageConfig):
-    """`sft`: M0 -> M1. Inputs: model, IFT and EFT records. Output: a checkpoint."""
+class SFTMethod(Words):
+    """Fine-tune M0 to M1 on IFT and EFT records. Paper section 7."""
 
     model: ModelSource = method(description="The base model, M0.")
-    ift: Uri | None = given(None, description="IFT records (JSON lines: problem, steps | solution).")
-    eft: Uri | None = given(None, description="EFT records (JSON lines: problem, steps, a, b, judgement).")
+    ift: Uri | None = given(None, description="IFT records (JSON lines: problem, steps): problems solved in steps.")
+    eft: Uri | None = given(
+        None, description="EFT records (JSON lines: problem, steps, a, b, judgement): judgements of candidate steps."
+    )
     prompts: Prompts = method(Prompts(), description="Prompts of both skills.")
     training: SFTConfig = method(SFTConfig(), description="Fine-tuning.")
     seed: int = method(0, ge=0, lt=2**31, description="Seed of initial weights and of the order of records.")
 
     @model_validator(mode="after")
-    def _has_data(self) -> SFTStage:
+    def _has_data(self) -> Self:
         if self.ift is None and self.eft is None:
-            raise ValueError("needs ift, eft or both: there is nothing to train on")
+            raise ValueError("give ift, eft or both: there is nothing to train on")
         return self
 
 
-class SearchStage(StageConfig):
-    """`search`: one shard of preference generation. Output: a part of a pair set with its level log."""
+class SFTStage(SFTMethod, StageConfig):
+    """`sft`: M0 -> M1. Output: a checkpoint."""
+
+
+class SearchMethod(Words):
+    """Search, judge, pair: M(i) -> preference pairs. Paper section 8."""
 
     model: ModelSource = method(description="The policy M(i), which is its own judge.")
-    problems: Uri = given(description="Problem file (JSON lines: id, problem). Answers are not read.")
+    problems: Uri = given(description="Problem file (JSON lines: id, problem). Answers in it are not read.")
     questions: Questions = method(description="The window of problems of this round.")
     prompts: Prompts = method(Prompts(), description="Prompts of both skills.")
     search: SearchConfig = method(SearchConfig(), description="Step search.")
     judge: JudgeConfig = method(JudgeConfig(), description="Self-judging.")
     iteration: int = method(1, ge=1, description="Number of the round, part of every seed.")
     seed: int = method(0, ge=0, lt=2**31, description="Seed of the run.")
+
+
+class SearchStage(SearchMethod, StageConfig):
+    """`search`: one shard of preference generation. Output: a part of a pair set."""
+
     shard: int = method(0, ge=0, description="Index of this shard; problems go round-robin.")
     shards: int = method(1, ge=1, le=4096, description="Number of shards.")
     server: Endpoint = operation(description="Server of the policy.")
@@ -324,23 +335,32 @@ class MergeStage(StageConfig):
     iteration: int = method(1, ge=1, description="Number of the round.")
 
 
-class StepDPOStage(StageConfig):
-    """`step-dpo`: M(i) -> M(i+1) on preference pairs. Output: a checkpoint."""
+class StepDPOMethod(Words):
+    """Train M(i) to M(i+1) on preference pairs by step-wise DPO. Paper section 9."""
 
     model: ModelSource = method(description="The policy to train, M(i).")
     reference: ModelSource | None = method(None, description="Reference policy. Unset: the policy itself (O9).")
-    pairs: Uri = given(description="Pair set.")
+    pairs: Uri = given(description="Pair set: an artefact of PreferenceGeneration, or a JSON-lines file of pairs.")
     training: StepDPOConfig = method(StepDPOConfig(), description="Step-wise DPO.")
     seed: int = method(0, ge=0, lt=2**31, description="Seed of the order of pairs.")
 
 
-class EvaluateStage(StageConfig):
-    """`evaluate`: greedy accuracy of a model on a problem file, predictions kept."""
+class StepDPOStage(StepDPOMethod, StageConfig):
+    """`step-dpo`: M(i) -> M(i+1). Output: a checkpoint."""
+
+
+class EvaluateMethod(Words):
+    """Greedy, zero-shot accuracy of a model on a problem file. Paper section 12."""
 
     model: ModelSource = method(description="The model.")
-    problems: Uri = given(description="Problem file (JSON lines: problem, answer).")
+    problems: Uri = given(description="Problem file with answers (JSON lines: problem, answer).")
     prompts: Prompts = method(Prompts(), description="The solver prompt.")
     evaluation: EvaluationConfig = method(EvaluationConfig(), description="Decoding and grading.")
+
+
+class EvaluateStage(EvaluateMethod, StageConfig):
+    """`evaluate`: accuracy, predictions kept."""
+
     server: Endpoint = operation(description="Server of the model.")
 
 

@@ -15,14 +15,19 @@ from psr_operator.planner.server import own_server
 from psr_operator.planner.stage import Life, Step, plan_life
 from psr_runtime.config import (
     Endpoint,
+    EvaluateMethod,
     EvaluateStage,
     MergeStage,
     ModelSource,
     Owner,
+    SearchMethod,
     SearchStage,
+    SFTMethod,
     SFTStage,
     StageConfig,
+    StepDPOMethod,
     StepDPOStage,
+    Words,
 )
 
 Results = dict[str, dict[str, Any]]
@@ -30,45 +35,23 @@ Results = dict[str, dict[str, Any]]
 
 def plan_sft(job: SFTJob, observed: Observed, now: datetime) -> Plan:
     """One training Workload, M0 → M1."""
-    spec = job.spec
-
-    def configurations(_: Results) -> tuple[StageConfig, ...]:
-        return (
-            SFTStage(
-                **_placing(job),
-                model=spec.model,
-                ift=spec.ift,
-                eft=spec.eft,
-                prompts=spec.prompts,
-                training=spec.training,
-                seed=spec.seed,
-            ),
-        )
-
-    waits = _until_released(observed, spec.after_release, spec.resources.gpus)
-    step = Step("train", "sft", configurations, "Training", spec.resources.gpus, waits)
-    return plan_life(_life(job, [step], lambda done: _trained(done["train"])), observed, now)
+    return _plan_training(job, "sft", SFTStage(**_placing(job), **_method(job, SFTMethod)), observed, now)
 
 
 def plan_step_dpo(job: StepDPOJob, observed: Observed, now: datetime) -> Plan:
     """One training Workload, M(i) → M(i+1)."""
-    spec = job.spec
+    return _plan_training(job, "step-dpo", StepDPOStage(**_placing(job), **_method(job, StepDPOMethod)), observed, now)
 
-    def configurations(_: Results) -> tuple[StageConfig, ...]:
-        return (
-            StepDPOStage(
-                **_placing(job),
-                model=spec.model,
-                reference=spec.reference,
-                pairs=spec.pairs,
-                training=spec.training,
-                seed=spec.seed,
-            ),
-        )
 
-    waits = _until_released(observed, spec.after_release, spec.resources.gpus)
-    step = Step("train", "step-dpo", configurations, "Training", spec.resources.gpus, waits)
-    return plan_life(_life(job, [step], lambda done: _trained(done["train"])), observed, now)
+def _plan_training(
+    job: SFTJob | StepDPOJob, stage: str, configuration: StageConfig, observed: Observed, now: datetime
+) -> Plan:
+    gpus = job.spec.resources.gpus
+    waits = _until_released(observed, job.spec.after_release, gpus)
+    step = Step("train", stage, lambda _: (configuration,), "Training", gpus, waits)
+    return plan_life(
+        _life(job, [step], lambda done: f"checkpoint after {done['train'].get('updates')} updates"), observed, now
+    )
 
 
 def plan_evaluation(evaluation: ModelEvaluation, observed: Observed, now: datetime) -> Plan:
@@ -77,16 +60,7 @@ def plan_evaluation(evaluation: ModelEvaluation, observed: Observed, now: dateti
     endpoint, waits = _server_of(evaluation, spec.model, observed)
 
     def configurations(_: Results) -> tuple[StageConfig, ...]:
-        return (
-            EvaluateStage(
-                **_placing(evaluation),
-                model=spec.model,
-                problems=spec.problems,
-                prompts=spec.prompts,
-                evaluation=spec.evaluation,
-                server=endpoint,
-            ),
-        )
+        return (EvaluateStage(**_placing(evaluation), **_method(evaluation, EvaluateMethod), server=endpoint),)
 
     def summary(done: Results) -> str:
         result = done["evaluate"]
@@ -107,14 +81,7 @@ def plan_generation(generation: PreferenceGeneration, observed: Observed, now: d
         return tuple(
             SearchStage(
                 **{**placing, "output": part},
-                model=spec.model,
-                problems=spec.problems,
-                questions=spec.questions,
-                prompts=spec.prompts,
-                search=spec.search,
-                judge=spec.judge,
-                iteration=spec.iteration,
-                seed=spec.seed,
+                **_method(generation, SearchMethod),
                 shard=index,
                 shards=len(parts),
                 server=endpoint,
@@ -172,13 +139,14 @@ def _placing(resource: Resource) -> dict[str, Any]:
     }
 
 
+def _method(resource: Resource, kind: type[Words]) -> dict[str, Any]:
+    """The fields that a spec shares with its stage's configuration."""
+    return {name: getattr(resource.spec, name) for name in kind.model_fields}
+
+
 def _life(resource: Resource, steps: list[Step], summary: Callable[[Results], str]) -> Life:
     spec: Work = resource.spec
     return Life(resource, steps, spec.suspend, spec.retries, spec.active_deadline_seconds, spec.rerun, summary)
-
-
-def _trained(result: dict[str, Any]) -> str:
-    return f"checkpoint after {result.get('updates')} updates"
 
 
 def _until_released(observed: Observed, server: str | None, gpus: int) -> Standing | None:
