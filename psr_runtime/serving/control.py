@@ -208,6 +208,8 @@ class ControlHandler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         if status == 503:
             self.send_header("Retry-After", "1")
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(data)
 
