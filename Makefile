@@ -1,5 +1,5 @@
 # Everything runs in environments of its own below .venv/, made from the hashed locks in requirements/.
-# A machine needs Python 3.11 or newer and make; nothing is installed outside this folder.
+# A machine needs Linux, Python 3.11 or newer and make; nothing is installed outside this folder (uv keeps its cache).
 
 PYTHON ?= python3
 UV := .venv/uv/bin/uv
@@ -31,7 +31,7 @@ demo-control: demo ## the demo again from its M1 with random and with inverted v
 	$(CPU)/bin/psr report $(REPORTS)/demo/report/m4 $(MOUNT) --to $(OUT) \
 	  --control random=$(REPORTS)/demo-random/report/m4 --control inverted=$(REPORTS)/demo-inverted/report/m4
 
-demo-seeds: $(CPU)/ready ## the demo and its controls with seeds 0 to 4 (about half an hour)
+demo-seeds: $(CPU)/ready ## the demo with seeds 0 to 4, and their table (about half an hour)
 	$(CPU)/bin/python examples/demo/seeds.py --out out/demo-seeds --seeds 0 1 2 3 4
 
 test: $(DEV)/ready ## all tests: style, types, layers, units, a real vLLM, a real S3 server

@@ -1,4 +1,4 @@
-"""`python -m psr_runtime STAGE [--config FILE]`: the door through which every pod and process enters."""
+"""`python -m psr_runtime STAGE [--config FILE]`: the entry point of every stage process and pod."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words of a run: every parameter of the method, once, with its unit, default and source.
+"""The words of a run: every parameter of the method, once, with its default and source.
 
 The classes here are what stages read (`PSR_STAGE_CONFIG`) and what `psr_operator.api` embeds under `spec`.
 Every field is marked by the function that declares it:
@@ -7,7 +7,7 @@ Every field is marked by the function that declares it:
 - `given`: the URI of an input. Immutable in the API; the digest holds the input's content, not its address.
 - `operation`: how the work is carried out (endpoints, resources, concurrency). Mutable, never in the digest.
 
-Sources are written as `paper 8.9` (the numbered method, arXiv:2503.03746) or as "ours" where the paper is silent.
+Sources are written as `Paper §4` (a section of arXiv:2503.03746) or as "ours" where the paper is silent.
 What does not belong here: reading files, clients, defaults that depend on the machine.
 """
 
@@ -99,16 +99,16 @@ class Prompts(Words):
 
 
 class JudgeConfig(Words):
-    """Self-judging of candidate steps. Paper 8.2, 8.8; O13-O15 are ours."""
+    """Self-judging of candidate steps. Paper §3.3; orders, decoding and unusable verdicts are ours."""
 
     orders: Literal["Both", "Single"] = method(
         "Both",
         description="Both: O(i, j) is the call with i in slot A, all w(w-1) ordered pairs are asked. "
-        "Single: one call for i < j and O(j, i) = 1 - O(i, j). Ours (paper O13).",
+        "Single: one call for i < j and O(j, i) = 1 - O(i, j). Ours.",
     )
-    temperature: float = method(0.0, ge=0, le=2, description="Sampling temperature of verdicts. Ours (O14).")
-    top_p: float = method(1.0, gt=0, le=1, description="Nucleus of verdict sampling. Ours (O14).")
-    max_tokens: int = method(1024, ge=1, le=32768, description="Tokens a judgement may take. Ours (O14).")
+    temperature: float = method(0.0, ge=0, le=2, description="Sampling temperature of verdicts. Ours.")
+    top_p: float = method(1.0, gt=0, le=1, description="Nucleus of verdict sampling. Ours.")
+    max_tokens: int = method(1024, ge=1, le=32768, description="Tokens a judgement may take. Ours.")
     control: Literal["None", "Random", "Inverted"] = method(
         "None",
         description="Control experiments: Random replaces each verdict by a seeded coin, Inverted swaps A and B. "
@@ -117,22 +117,22 @@ class JudgeConfig(Words):
 
 
 class SearchConfig(Words):
-    """Step search with self-judging: candidates, scores, roll-back. Paper section 8."""
+    """Step search with self-judging: candidates, scores, roll-back. Paper §3.3."""
 
-    width: int = method(6, ge=2, le=64, description="Candidates per step, w. Paper 8.9.")
+    width: int = method(6, ge=2, le=64, description="Candidates per step, w. Paper §4.")
     max_iterations: int = method(
-        20, ge=1, le=1000, description="Sampled levels per problem, rolled-back ones included. Paper 8.9, O18."
+        20, ge=1, le=1000, description="Sampled levels per problem, rolled-back ones included (ours). Paper §4."
     )
-    temperature: float = method(0.5, gt=0, le=2, description="Sampling temperature of candidates. Paper 8.9.")
-    top_p: float = method(0.95, gt=0, le=1, description="Nucleus of candidate sampling. Paper 8.9.")
-    max_step_tokens: int = method(512, ge=1, le=32768, description="Tokens one step may take. Ours (O19).")
+    temperature: float = method(0.5, gt=0, le=2, description="Sampling temperature of candidates. Paper §4.")
+    top_p: float = method(0.95, gt=0, le=1, description="Nucleus of candidate sampling. Paper §4.")
+    max_step_tokens: int = method(512, ge=1, le=32768, description="Tokens one step may take. Ours.")
     max_rollbacks: int = method(
-        3, ge=0, le=100, description="Ties a level may have within a problem before the problem ends. Ours (O17)."
+        3, ge=0, le=100, description="Ties a level may have within a problem before the problem ends. Ours."
     )
     accept_unanimous: bool = method(
         False,
         description="Keep a step without a pair when all candidates are the same text (the paper rolls back). "
-        "A declared deviation from paper 8.7.",
+        "A declared deviation from the paper (§3.3).",
     )
     seeded_requests: bool = method(
         True,
@@ -142,10 +142,10 @@ class SearchConfig(Words):
 
 
 class Questions(Words):
-    """Which problems a round takes: a window of one seeded permutation of the problem file. Paper 10.1, O21."""
+    """Which problems a round takes: a window of one seeded permutation of the problem file. Paper §4."""
 
     offset: int = method(0, ge=0, description="Problems that earlier rounds have taken.")
-    count: int = method(ge=1, le=1_000_000, description="Problems for this round. Paper 10.1: 400, 800, 1,200.")
+    count: int = method(ge=1, le=1_000_000, description="Problems for this round. Paper §4: 400, 800, 1,200.")
     allow_reuse: bool = method(False, description="Wrap around when the file has too few problems.")
 
 
@@ -153,16 +153,16 @@ class Questions(Words):
 
 
 class OptimizerConfig(Words):
-    """AdamW with clipping and a schedule. The paper gives learning rate, batch and epochs; the rest is O10."""
+    """AdamW with clipping and a schedule. The paper gives learning rate, batch and epochs (§4); the rest is ours."""
 
-    beta1: float = method(0.9, ge=0, lt=1, description="AdamW beta 1. Ours (O10).")
-    beta2: float = method(0.999, ge=0, lt=1, description="AdamW beta 2. Ours (O10).")
-    weight_decay: float = method(0.0, ge=0, le=1, description="AdamW weight decay. Ours (O10).")
+    beta1: float = method(0.9, ge=0, lt=1, description="AdamW beta 1. Ours.")
+    beta2: float = method(0.999, ge=0, lt=1, description="AdamW beta 2. Ours.")
+    weight_decay: float = method(0.0, ge=0, le=1, description="AdamW weight decay. Ours.")
     max_grad_norm: float = method(1.0, gt=0, le=1000, description="Clip the global gradient norm to this. Ours.")
     schedule: Literal["Cosine", "Linear", "Constant"] = method(
-        "Cosine", description="Shape of the learning rate after warm-up, down to zero. Ours (O10)."
+        "Cosine", description="Shape of the learning rate after warm-up, down to zero. Ours."
     )
-    warmup_ratio: float = method(0.03, ge=0, le=1, description="Share of updates that warm up. Ours (O10).")
+    warmup_ratio: float = method(0.03, ge=0, le=1, description="Share of updates that warm up. Ours.")
 
 
 class TrainingConfig(Words):
@@ -171,7 +171,7 @@ class TrainingConfig(Words):
     optimizer: OptimizerConfig = method(OptimizerConfig(), description="Optimizer and schedule.")
     max_length: int = method(4096, ge=8, le=1_048_576, description="Tokens of one sequence. Longer: error. Ours.")
     precision: Literal["bfloat16", "float32"] = method(
-        "bfloat16", description="Autocast dtype. Master weights are float32 always. Ours (O10)."
+        "bfloat16", description="Autocast dtype. Master weights are float32 always. Ours."
     )
     checkpoint_dtype: Literal["bfloat16", "float32"] = method(
         "bfloat16", description="Dtype of the serving copy; the master copy is float32. Ours."
@@ -183,35 +183,35 @@ class TrainingConfig(Words):
 
 
 class SFTConfig(TrainingConfig):
-    """Supervised fine-tuning M0 -> M1 on IFT and EFT records. Paper section 7."""
+    """Supervised fine-tuning M0 -> M1 on IFT and EFT records. Paper §3.2, §4."""
 
-    epochs: int = method(3, ge=1, le=100, description="Passes over the data. Paper 7.2.")
-    learning_rate: float = method(1e-6, gt=0, le=1, description="Peak learning rate. Paper 7.2.")
-    global_batch: int = method(32, ge=1, le=65536, description="Records per update over all ranks. Paper 7.2.")
+    epochs: int = method(3, ge=1, le=100, description="Passes over the data. Paper §4.")
+    learning_rate: float = method(1e-6, gt=0, le=1, description="Peak learning rate. Paper §4.")
+    global_batch: int = method(32, ge=1, le=65536, description="Records per update over all ranks. Paper §4.")
     mixing: Literal["Shuffled", "Sequential"] = method(
-        "Shuffled", description="IFT and EFT concatenated and shuffled, or IFT first. Ours (O11)."
+        "Shuffled", description="IFT and EFT concatenated and shuffled, or IFT first. Ours."
     )
 
 
 class StepDPOConfig(TrainingConfig):
-    """Step-wise DPO M(i) -> M(i+1). Paper section 9, eqs. 6-8."""
+    """Step-wise DPO M(i) -> M(i+1). Paper §3.4, eqs. 6-8."""
 
-    beta: float = method(0.1, gt=0, le=100, description="Deviation from the reference, eq. 6-7. Ours (O8).")
+    beta: float = method(0.1, gt=0, le=100, description="Deviation from the reference, eq. 6-7. Ours.")
     nll_weight: float = method(
         0.0, ge=0, le=100, description="Weight of -log pi(chosen)/|chosen|, averaged over pairs. Ours, off."
     )
-    epochs: int = method(1, ge=1, le=100, description="Passes over the pairs. Paper 9.4.")
-    learning_rate: float = method(5e-7, gt=0, le=1, description="Peak learning rate. Paper 9.4.")
-    global_batch: int = method(32, ge=1, le=65536, description="Pairs per update over all ranks. Paper 9.4.")
+    epochs: int = method(1, ge=1, le=100, description="Passes over the pairs. Paper §4.")
+    learning_rate: float = method(5e-7, gt=0, le=1, description="Peak learning rate. Paper §4.")
+    global_batch: int = method(32, ge=1, le=65536, description="Pairs per update over all ranks. Paper §4.")
 
 
 # --- evaluation --------------------------------------------------------------------------------------------
 
 
 class EvaluationConfig(Words):
-    """Greedy, zero-shot accuracy on a problem file. Paper section 12."""
+    """Greedy, zero-shot accuracy on a problem file. Paper §4."""
 
-    max_tokens: int = method(2048, ge=1, le=32768, description="New tokens per answer. Paper O24, as Qwen2.5-Math.")
+    max_tokens: int = method(2048, ge=1, le=32768, description="New tokens per answer. Ours, as Qwen2.5-Math.")
     limit: int | None = method(None, ge=1, description="Only the first problems of the file. Unset: all.")
     grading_seconds: int = operation(10, ge=1, le=600, description="Time limit of grading one answer.")
     concurrency: int = operation(256, ge=1, le=4096, description="Problems answered at the same time.")
@@ -283,7 +283,7 @@ class StageConfig(Words):
 
 
 class SFTMethod(Words):
-    """Fine-tune M0 to M1 on IFT and EFT records. Paper section 7."""
+    """Fine-tune M0 to M1 on IFT and EFT records. Paper §3.2, §4."""
 
     model: ModelSource = method(description="The base model, M0.")
     ift: Uri | None = given(None, description="IFT records (JSON lines: problem, steps): problems solved in steps.")
@@ -306,7 +306,7 @@ class SFTStage(SFTMethod, StageConfig):
 
 
 class SearchMethod(Words):
-    """Search, judge, pair: M(i) -> preference pairs. Paper section 8."""
+    """Search, judge, pair: M(i) -> preference pairs. Paper §3.3."""
 
     model: ModelSource = method(description="The policy M(i), which is its own judge.")
     problems: Uri = given(description="Problem file (JSON lines: id, problem). Answers in it are not read.")
@@ -336,10 +336,10 @@ class MergeStage(StageConfig):
 
 
 class StepDPOMethod(Words):
-    """Train M(i) to M(i+1) on preference pairs by step-wise DPO. Paper section 9."""
+    """Train M(i) to M(i+1) on preference pairs by step-wise DPO. Paper §3.4."""
 
     model: ModelSource = method(description="The policy to train, M(i).")
-    reference: ModelSource | None = method(None, description="Reference policy. Unset: the policy itself (O9).")
+    reference: ModelSource | None = method(None, description="Reference policy. Unset: the policy itself (ours).")
     pairs: Uri = given(description="Pair set: an artefact of PreferenceGeneration, or a JSON-lines file of pairs.")
     training: StepDPOConfig = method(StepDPOConfig(), description="Step-wise DPO.")
     seed: int = method(0, ge=0, lt=2**31, description="Seed of the order of pairs.")
@@ -350,7 +350,7 @@ class StepDPOStage(StepDPOMethod, StageConfig):
 
 
 class EvaluateMethod(Words):
-    """Greedy, zero-shot accuracy of a model on a problem file. Paper section 12."""
+    """Greedy, zero-shot accuracy of a model on a problem file. Paper §4."""
 
     model: ModelSource = method(description="The model.")
     problems: Uri = given(description="Problem file with answers (JSON lines: problem, answer).")

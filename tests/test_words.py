@@ -52,7 +52,7 @@ def test_every_kind_explains_itself(kind: str) -> None:
 
 
 def test_the_papers_parameters_are_the_defaults() -> None:
-    """Paper 7.2, 8.9, 9.4."""
+    """Paper §4."""
     search, sft, dpo = config.SearchConfig(), config.SFTConfig(), config.StepDPOConfig()
     assert (search.width, search.temperature, search.top_p, search.max_iterations) == (6, 0.5, 0.95, 20)
     assert (sft.epochs, sft.learning_rate, sft.global_batch) == (3, 1e-6, 32)

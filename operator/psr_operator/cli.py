@@ -31,11 +31,11 @@ EXAMPLES = """examples:
   psr run -f run.yaml --dry-run                 what would be done, in order
   psr wait SelfRewardRun/demo --workdir out/demo/work
   psr report file:///psr/runs/default/demo/report/m4 --mount /psr=out/demo/volume --to out/demo
-  psr explain SelfRewardRun.spec.search         every field with unit, default and source
+  psr explain SelfRewardRun.spec.search         every field with type, default and source
 
 exit codes:
   0 every object is Ready · 64 manifest or configuration wrong · 65 data wrong · 66 input missing
-  75 interrupted, run it again · 1 failed otherwise
+  75 interrupted or temporary, run it again · 1 failed otherwise
 """
 
 CODES = {

@@ -1,7 +1,7 @@
 """The stage `evaluate`: ask a model every problem once, greedily and zero-shot, and grade what it answers.
 
 Responses are logged as they come, so that a second attempt asks only what is missing; grading starts when all are
-there. Paper section 12, O24.
+there. Paper §4.
 """
 
 from __future__ import annotations

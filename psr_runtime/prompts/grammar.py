@@ -1,6 +1,6 @@
 """The step grammar: `Step 1: …\\nStep 2: …`, where a step ends, which step is the last, what a verdict is.
 
-A step owns its `Step l: ` header and its trailing newline; the last step holds the answer (paper 1.2, O19).
+A step owns its `Step l: ` header and its trailing newline; the last step holds the answer (paper §3.2).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def boxed(text: str) -> str | None:
 
 
 def verdict(text: str) -> Literal["A", "B"] | None:
-    """The last `[[A]]` or `[[B]]` of a judgement, or None. Paper 6.4."""
+    """The last `[[A]]` or `[[B]]` of a judgement, or None. Paper Figure 5."""
     found = VERDICT.findall(text)
     if not found:
         return None

@@ -50,7 +50,7 @@ class Templates:
         return self._messages(self.solve.replace(SOLVE, problem))
 
     def judge_messages(self, problem: str, steps: Sequence[str], a: str, b: str) -> list[dict[str, str]]:
-        """Chat messages that ask which of two next steps is better. Paper Figure 5, O7.
+        """Chat messages that ask which of two next steps is better. Paper Figure 5.
 
         Args:
             problem: the problem's text.

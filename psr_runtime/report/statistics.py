@@ -51,7 +51,7 @@ class Round:
         calls_right: of these, calls whose verdict names the right step. Paper Table 6.
         steps: usable candidates that the oracle can tell.
         steps_right: of these, right ones.
-        ties: levels where two or more distinct candidates got equal scores (paper 8.7).
+        ties: levels where two or more distinct candidates got equal scores (paper §3.3).
         samples: a few trees to look at.
     """
 

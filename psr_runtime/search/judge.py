@@ -1,4 +1,4 @@
-"""The policy as its own judge: pairwise verdicts on the candidates of one level (paper 8.2, 8.8)."""
+"""The policy as its own judge: pairwise verdicts on the candidates of one level (paper §3.3)."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def distinct_texts(texts: Sequence[str | None]) -> list[int | None]:
 
 
 def comparisons(distinct: int, orders: Literal["Both", "Single"]) -> list[tuple[int, int]]:
-    """The judge calls (slot A, slot B) among `distinct` texts, ordered by slot A. Paper O13."""
+    """The judge calls (slot A, slot B) among `distinct` texts, ordered by slot A."""
     return [(a, b) for a in range(distinct) for b in range(distinct) if (a != b if orders == "Both" else a < b)]
 
 
@@ -50,10 +50,10 @@ def score(
 
 
 def best_and_worst(scores: Sequence[int | None]) -> tuple[int, int] | None:
-    """Indices of the best and the worst candidate (paper eqs. 3-4), ties to the lowest index (C3, O16).
+    """Indices of the best and the worst candidate (paper eqs. 3-4), ties to the lowest index.
 
     Returns:
-        None where max == min, or nothing can be used: the level is a tie (paper 8.7).
+        None where max == min, or nothing can be used: the level is a tie (paper §3.3).
     """
     usable = [value for value in scores if value is not None]
     if not usable or max(usable) == min(usable):

@@ -66,7 +66,7 @@ def load_problems(storage: Storage, uri: str) -> list[SearchProblem]:
 
 
 def round_problems(problems: Sequence[SearchProblem], questions: Questions, seed: int) -> list[SearchProblem]:
-    """The window of a round in one seeded permutation of the file; rounds are disjoint. Paper 10.1, O21.
+    """The window of a round in one seeded permutation of the file; rounds are disjoint. Paper §4.
 
     Raises:
         DataError: the file has too few problems.
@@ -146,7 +146,7 @@ def _prompt_ids(config: SearchStage, tokenizer: Tokenizer, problem: str) -> list
 def pairs_of(
     tree: Tree, config: SearchStage, tokenizer: Tokenizer, model_digest: str, prompt_ids: list[int]
 ) -> list[Pair]:
-    """The preference pairs of a tree's surviving path (paper 8.5). Steps accepted without a pair give none."""
+    """The preference pairs of a tree's surviving path (paper §3.3). Steps accepted without a pair give none."""
     pairs = []
     path: list[list[int]] = []
     texts: list[str] = []

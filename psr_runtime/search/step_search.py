@@ -1,4 +1,4 @@
-"""Step search with self-judging: one problem's loop (paper section 8.1-8.9).
+"""Step search with self-judging: one problem's loop (paper §3.3, §4).
 
 A level samples w candidates for the next step, judges them pairwise and decides: keep the best, accept a unanimous
 one, roll back, or end. Where the search stands follows from its finished levels alone (`Position`), so a log of them
@@ -196,7 +196,7 @@ class Position:
 
     Attributes:
         path: the kept steps.
-        count: levels sampled, rolled-back ones included (paper O18).
+        count: levels sampled, rolled-back ones included (ours).
         attempt: how often the level to come was sampled before.
         ties: ties at the level to come.
         outcome: why the search is over, None while it is not.

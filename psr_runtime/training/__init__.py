@@ -1,4 +1,4 @@
-"""Training: supervised fine-tuning (paper section 7) and step-wise DPO (section 9) on transformers' Trainer.
+"""Training: supervised fine-tuning (paper §3.2) and step-wise DPO (§3.4) on transformers' Trainer.
 
 `sft.py` and `step_dpo.py` are the stages and read top to bottom; what they share stands beside them: data as token
 sequences, the order of updates, log-probabilities, the training loop, resumable states, checkpoints, fingerprints.

@@ -40,7 +40,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class PairSample:
-    """A step preference pair: two responses to one prompt (paper 9.1). The prompt holds the steps kept before."""
+    """A step preference pair: two responses to one prompt (paper §3.4). The prompt holds the steps kept before."""
 
     chosen: Sample
     rejected: Sample
@@ -83,7 +83,7 @@ class Limit:
 def sft_samples(
     storage: Storage, config: SFTStage, tokenizer: Tokenizer, limit: Limit
 ) -> tuple[list[Sample], list[Sample]]:
-    """IFT and EFT records of a configuration as samples (paper sections 3 and 6).
+    """IFT and EFT records of a configuration as samples (paper §3.2).
 
     Raises:
         InputMissing: no such file.

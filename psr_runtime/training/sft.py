@@ -1,4 +1,4 @@
-"""`sft`: fine-tune a base model on solving and judging, M0 -> M1 (paper section 7)."""
+"""`sft`: fine-tune a base model on solving and judging, M0 -> M1 (paper §3.2, §4)."""
 
 from __future__ import annotations
 

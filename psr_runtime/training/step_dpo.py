@@ -1,4 +1,4 @@
-"""`step-dpo`: train a policy on its own step preferences, M(i) -> M(i+1) (paper section 9, eqs. 6-8)."""
+"""`step-dpo`: train a policy on its own step preferences, M(i) -> M(i+1) (paper §3.4, eqs. 6-8)."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def run(config: StepDPOStage, context: StageContext) -> Outcome:
 class StepDPOLoss:
     """Paper eqs. 6-8: −log σ(β (log π(chosen)/ref(chosen) − log π(rejected)/ref(rejected))), summed over pairs.
 
-    A step's log-probability is the sum over its ids, header and trailing newline included (O12). With `nll_weight` λ,
+    A step's log-probability is the sum over its ids, header and trailing newline included. With `nll_weight` λ,
     λ · (−log π(chosen)/|chosen|) is added to every pair.
 
     Args:

@@ -56,7 +56,7 @@ def test_explain_describes_every_field_of_a_kind(kind: str, capsys: pytest.Captu
 
 def test_explain_goes_down_to_one_field(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "SelfRewardRun.spec.search.width"]) == 0
-    assert capsys.readouterr().out == ("  width <int> (default 6, fixed)\n      Candidates per step, w. Paper 8.9.\n")
+    assert capsys.readouterr().out == ("  width <int> (default 6, fixed)\n      Candidates per step, w. Paper §4.\n")
 
 
 def test_the_planner_needs_no_framework() -> None:

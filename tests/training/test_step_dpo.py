@@ -135,7 +135,7 @@ def test_training_prefers_the_chosen_steps_and_reports_it(
 def test_one_update_at_the_papers_learning_rate_changes_the_master_weights(
     qwen: Path, fields: dict[str, Any], stage: Callable[..., int], tmp_path: Path
 ) -> None:
-    """Paper 9.4: 5e-7. Under bfloat16 autocast, from a model whose weights bfloat16 could hold."""
+    """Paper §4: 5e-7. Under bfloat16 autocast, from a model whose weights bfloat16 could hold."""
     model = load_model(qwen)
     model.to(torch.bfloat16).save_pretrained(tmp_path / "bf16")
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):

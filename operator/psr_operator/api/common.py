@@ -148,7 +148,10 @@ class Work(Words):
     rerun: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)] | None = (
         operation(None, description="Change it to make the finished work again, into a folder of that name.")
     )
-    output: Uri | None = method(None, description="Where the artefact goes. Unset: <storage.uri>/<namespace>/<name>.")
+    output: Uri | None = method(
+        None,
+        description="Where the artefact goes. Unset: checkpoint, pairs or evaluation below <storage.uri>/<namespace>/<name>.",
+    )
     owner: Owner | None = operation(None, description="Claim on the storage prefix. Set by the parent.")
     storage: StorageSpec = method(description="Where artefacts go.")
 

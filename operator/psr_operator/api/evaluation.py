@@ -10,7 +10,7 @@ from psr_runtime.config import EvaluateMethod, operation
 
 
 class ModelEvaluationSpec(EvaluateMethod, Work):
-    """Greedy, zero-shot accuracy. Paper section 12."""
+    """Greedy, zero-shot accuracy. Paper §4."""
 
     server: ServerChoice = operation(description="Server of the model.")
 

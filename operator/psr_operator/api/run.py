@@ -29,7 +29,7 @@ class RunSFT(Words):
 class Round(Words):
     """One iteration of a run."""
 
-    questions: int = method(ge=1, le=1_000_000, description="Problems of this round. Paper 10.1: 400, 800, 1,200.")
+    questions: int = method(ge=1, le=1_000_000, description="Problems of this round. Paper §4: 400, 800, 1,200.")
     allow_reuse: bool = method(False, description="Wrap around when the file has too few problems.")
 
 
@@ -53,7 +53,7 @@ class RunReport(Words):
 
 
 class SelfRewardRunSpec(Loop):
-    """A model learns from its own judgement, round by round. Paper section 3.5."""
+    """A model learns from its own judgement, round by round. Paper §3.5."""
 
     sft: RunSFT | None = method(
         None, description="How M1 is made from `model` (then M0). Unset: `model` is M1 already."

@@ -17,7 +17,7 @@ class Training(Work):
 
 
 class SFTJobSpec(SFTMethod, Training):
-    """Fine-tune M0 to M1 on IFT and EFT records. Paper section 7."""
+    """Fine-tune M0 to M1 on IFT and EFT records. Paper §3.2, §4."""
 
 
 class SFTJob(Resource):
@@ -29,7 +29,7 @@ class SFTJob(Resource):
 
 
 class StepDPOJobSpec(StepDPOMethod, Training):
-    """Train M(i) to M(i+1) on preference pairs by step-wise DPO. Paper section 9."""
+    """Train M(i) to M(i+1) on preference pairs by step-wise DPO. Paper §3.4."""
 
 
 class StepDPOJob(Resource):

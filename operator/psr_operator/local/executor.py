@@ -1,6 +1,6 @@
 """`psr run`: plan, carry out, observe, until every object is Ready or Stalled.
 
-The same planner as on Kubernetes decides; this room starts processes where the controller makes Jobs. Statuses live
+The same planner as on Kubernetes decides; this executor starts processes where the controller makes Jobs. Statuses live
 in memory. After a restart, finished work is taken over where its artefact still stands; the idempotent stages rebuild
 the rest.
 """

@@ -1,4 +1,4 @@
-"""Names of children: one function, so that no two rooms disagree."""
+"""Names of children: one function, so that every module derives the same name."""
 
 from __future__ import annotations
 
