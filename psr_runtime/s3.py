@@ -173,7 +173,7 @@ def s3_errors(uri: str) -> Iterator[None]:
         yield
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise InputMissing(
-            f"{uri}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or use a machine with an identity"
+            f"{uri}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use an identity"
         ) from error
     except (ClientError, Boto3Error) as error:
         cause = error if isinstance(error, ClientError) else error.__context__

@@ -150,7 +150,7 @@ class Work(Words):
     )
     output: Uri | None = method(
         None,
-        description="Where the artefact goes. Unset: checkpoint, pairs or evaluation below <storage.uri>/<namespace>/<name>.",
+        description="Where the artefact goes. Unset: <storage.uri>/<namespace>/<name>/ and checkpoint, pairs or evaluation.",
     )
     owner: Owner | None = operation(None, description="Claim on the storage prefix. Set by the parent.")
     storage: StorageSpec = method(description="Where artefacts go.")

@@ -1,7 +1,7 @@
 """The planner's values: what is observed, what is wanted. No Kubernetes object and no process in sight.
 
-An executor (`psr_operator.local` on one machine) turns `Workload` and `Server` into processes, or on Kubernetes into Jobs
-and Deployments, and reports `WorkloadState` and `ServerState`.
+An executor (`psr_operator.local` on one machine) turns `Workload` and `Server` into processes, or on Kubernetes into
+Jobs and Deployments, and reports `WorkloadState` and `ServerState`.
 """
 
 from __future__ import annotations
