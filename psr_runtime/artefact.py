@@ -198,7 +198,7 @@ def other_digest(uri: str, wanted: str, found: str) -> str:
     """The message for an output that holds the result of another configuration."""
     return (
         f"{uri}: holds the result of another configuration ({found}, this one is {wanted}); "
-        "choose another output or set rerun"
+        "give the object another name or output, or set rerun where it has one"
     )
 
 

@@ -64,6 +64,9 @@ Uri = Annotated[
 Text = Annotated[str, StringConstraints(max_length=16384)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
 
+ChildName = Annotated[str, StringConstraints(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=52)]
+"""Name of an object that another one makes: longer than a user's, as it begins with the parent's."""
+
 
 # --- models and prompts ------------------------------------------------------------------------------------
 

@@ -24,6 +24,9 @@ from psr_runtime.errors import ConfigurationError, DataError, Interrupted
 SERVED_NAME = "psr"
 """Name under which a PolicyServer serves whatever model it has; the digest tells models apart."""
 
+CONNECTIONS = 512
+"""Requests under way at once; a process may have 1,024 files open on most machines."""
+
 DIGEST_HEADER = "X-PSR-Model-Digest"
 
 
@@ -95,8 +98,16 @@ class Engine(Protocol):
 
 
 def open_engine(endpoint: Endpoint, digest: str) -> Engine:
-    """The engine that answers for the model of this digest. Bearer key: `PSR_SERVER_KEY`, where the server has one."""
-    return VLLMClient(endpoint, endpoint.model_digest or digest, os.environ.get("PSR_SERVER_KEY"))
+    """The engine that answers for the model of this digest. Bearer key: `PSR_SERVER_KEY`, where the server has one.
+
+    Raises:
+        DataError: the endpoint is known to serve another model.
+    """
+    if endpoint.model_digest not in (None, digest):
+        raise DataError(
+            f"{endpoint.urls[0]}: serves {endpoint.model_digest} and the model is {digest} now; start the server anew"
+        )
+    return VLLMClient(endpoint, digest, os.environ.get("PSR_SERVER_KEY"))
 
 
 @dataclass
@@ -122,8 +133,8 @@ class VLLMClient:
             headers["Authorization"] = f"Bearer {self.key}"
         self._client = aiohttp.ClientSession(
             headers=headers,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0),
-            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=float(self.endpoint.ready_seconds)),
+            connector=aiohttp.TCPConnector(limit=CONNECTIONS),
             trust_env=False,
         )
         return self

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from psr_runtime.artefact import digest_of_input, fetch, read_manifest
+from psr_runtime.artefact import digest_of_input, fetch, read_file, read_manifest
 from psr_runtime.config import ModelSource
 from psr_runtime.errors import DataError, InputMissing
 from psr_runtime.prompts.tokens import FILES as TOKENIZER_FILES
@@ -59,7 +59,7 @@ def bring_model(storage: Storage, source: ModelSource, to: Path, part: Part) -> 
         return LocalModel(folder, model_digest(storage, source.uri), None)
     layout = _layout(manifest.stage, manifest.metadata, source.uri)
     folder = fetch(storage, source.uri, to, below=layout[part])
-    fingerprint = json.loads(storage.read(join(source.uri, FINGERPRINT)))
+    fingerprint = json.loads(read_file(storage, source.uri, FINGERPRINT))
     return LocalModel(folder, manifest.identity, fingerprint)
 
 

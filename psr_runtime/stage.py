@@ -260,6 +260,11 @@ def _claim(storage: Storage, owner: words.Owner) -> None:
         raise DataError(
             f"{place}: not a JSON object with uid and name; remove it if nobody uses {owner.uri}"
         ) from error
+    if uid != owner.uid and name == owner.name:
+        raise DataError(
+            f"StorageInUse: {owner.uri} belongs to an earlier {name} (uid {uid}); use the work folder of that run, or "
+            f"remove {place} to take it over"
+        )
     if uid != owner.uid:
         raise DataError(
             f"StorageInUse: {owner.uri} belongs to {name} (uid {uid}), not to "

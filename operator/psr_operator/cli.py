@@ -22,7 +22,7 @@ from psr_operator.local.node import Node
 from psr_operator.local.rehearsal import Rehearsal
 from psr_operator.local.store import stored_object
 from psr_operator.planner.plan import ExitClass
-from psr_runtime.artefact import read_manifest
+from psr_runtime.artefact import digest_of_input, read_manifest
 from psr_runtime.errors import StageError
 from psr_runtime.storage import Storage, join, mounts_from
 
@@ -169,7 +169,7 @@ def _run(options: argparse.Namespace) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     with Display() as display:
-        work = WorkFolder(folder, display.say)
+        work = WorkFolder(folder, display.say, stop)
         node = Node(folder, mounts, (work.descriptor,))
         executor = Executor(folder, node, display.transition, stands=_standing_artefacts(objects, mounts))
         executor.apply(objects)
@@ -191,25 +191,36 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _standing_artefacts(objects: Sequence[Resource], mounts: Mapping[str, Path]) -> Callable[[str, str], bool]:
-    """Whether the artefact of a digest still stands at a URI, by the storage that the objects name."""
+    """Whether the artefact of a digest still stands at a URI, and its inputs are what it was made from."""
     access = next((item.spec.storage.access() for item in objects if getattr(item.spec, "storage", None)), None)
     storage = Storage(access, mounts)
 
     def stands(uri: str, digest: str) -> bool:
         try:
             manifest = read_manifest(storage, uri)
+            if manifest is None or manifest.identity != digest:
+                return False
+            return all(digest_of_input(storage, item.uri) == item.digest for item in manifest.inputs.values())
         except StageError:
             return False  # the stage is asked, and says what is wrong
-        return manifest is not None and manifest.identity == digest
 
     return stands
 
 
 def _rehearse(objects: list[Resource]) -> int:
     with tempfile.TemporaryDirectory(prefix="psr-") as folder:
-        executor = Executor(Path(folder), Rehearsal(print), lambda _: None)
+        rehearsal = Rehearsal(print)
+        executor = Executor(Path(folder), rehearsal, lambda _: None)
         executor.apply(objects)
-        executor.run(threading.Event())
+        still, said = threading.Event(), -1
+
+        def tick() -> None:
+            nonlocal said
+            if rehearsal.said == said:  # a server alone, say, never ends by itself
+                still.set()
+            said = rehearsal.said
+
+        executor.run(still, tick)
     return 0
 
 
@@ -227,7 +238,9 @@ def _conclude(executor: Executor, mounts: Mapping[str, Path], *, interrupted: bo
             print(f"{item.ref} is stalled: {ready.reason}: {ready.message}", file=sys.stderr)
             code = CODES.get(ready.reason, 1)
         elif not item.status.holds("Ready"):
-            print(f"{item.ref} is not finished; run it again and it goes on from here", file=sys.stderr)
+            suspended = "is suspended; set suspend: false" if item.status.holds("Suspended") else "is not finished"
+            print(f"{item.ref} {suspended}; run it again and it goes on from here", file=sys.stderr)
+            code = code or 75
     return code
 
 

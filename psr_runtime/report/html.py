@@ -232,7 +232,8 @@ def _ancestor(artefact: Artefact) -> dict[str, Any]:
 
 def _base(artefacts: Sequence[Artefact]) -> dict[str, str] | None:
     """M0: the model that the first checkpoint was made from."""
-    entry = artefacts[0].manifest.inputs.get("model.uri") if artefacts else None
+    made = bool(artefacts) and artefacts[0].manifest.stage in ("sft", "step-dpo")
+    entry = artefacts[0].manifest.inputs.get("model.uri") if made else None
     return {"uri": entry.uri, "digest": entry.digest} if entry else None
 
 

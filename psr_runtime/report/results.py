@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from psr_runtime.artefact import Manifest, require_manifest
+from psr_runtime.artefact import Manifest, digest_of_input, read_file, read_manifest, require_manifest
 from psr_runtime.config import ReportedEvaluation, ReportedModel, ReportStage
 from psr_runtime.errors import InputMissing
 from psr_runtime.evaluation.oracle import arithmetic
-from psr_runtime.records import Prediction, Tree, parse_records, read_records
+from psr_runtime.records import Prediction, Tree, parse_records
 from psr_runtime.report.statistics import Estimate, Round, StepOracle, accuracy, difference, summarise
 from psr_runtime.stage import TIMINGS, versions
 from psr_runtime.storage import Storage, join
@@ -71,8 +71,9 @@ def collect(config: ReportStage, storage: Storage) -> Material:
     models: list[dict[str, Any]] = []
     first: dict[str, dict[str, bool]] = {}
     for model in config.models:
-        checkpoint = require_manifest(storage, model.checkpoint, ("sft", "step-dpo"))
-        artefacts.append(Artefact(model.name, model.checkpoint, checkpoint))
+        checkpoint = _checkpoint(storage, model.checkpoint, given=not models)
+        if checkpoint is not None:
+            artefacts.append(Artefact(model.name, model.checkpoint, checkpoint))
         evaluations = {}
         for evaluation in model.evaluations:
             manifest = require_manifest(storage, evaluation.uri, ("evaluate",))
@@ -96,10 +97,12 @@ def collect(config: ReportStage, storage: Storage) -> Material:
                 "tokens": _tokens(evaluations, pair_set, checkpoint),
                 "judge": _judge(pair_set, found, told=oracle is not None) if pair_set and found else None,
                 "search": _search(pair_set, found) if pair_set and found else None,
-                "training": checkpoint.result,
+                "training": checkpoint.result if checkpoint is not None else {},
                 "evaluations": evaluations,
                 "seconds": _seconds(storage, model, checkpoint, pair_set),
-                "digest": checkpoint.identity,
+                "digest": (
+                    checkpoint.identity if checkpoint is not None else digest_of_input(storage, model.checkpoint)
+                ),
             }
         )
     results = {
@@ -122,14 +125,22 @@ def environment() -> dict[str, Any]:
     }
 
 
+def _checkpoint(storage: Storage, uri: str, *, given: bool) -> Manifest | None:
+    """Manifest of a model's checkpoint; None for the first model where it was made elsewhere."""
+    if given and read_manifest(storage, uri) is None:
+        return None
+    return require_manifest(storage, uri, ("sft", "step-dpo"))
+
+
 def _answers(storage: Storage, evaluation: ReportedEvaluation) -> dict[str, bool]:
-    predictions = read_records(storage, join(evaluation.uri, "predictions.jsonl"), Prediction)
+    text = read_file(storage, evaluation.uri, "predictions.jsonl").decode("utf-8")
+    predictions = parse_records(text, join(evaluation.uri, "predictions.jsonl"), Prediction)
     return {prediction.id: prediction.correct for prediction in predictions}
 
 
 def _trees(storage: Storage, uri: str) -> Iterator[Tree]:
-    place = join(uri, "trees.jsonl")
-    return parse_records(storage.read(place).decode("utf-8"), place, Tree, empty=True)
+    text = read_file(storage, uri, "trees.jsonl").decode("utf-8")
+    return parse_records(text, join(uri, "trees.jsonl"), Tree, empty=True)
 
 
 def _evaluation(manifest: Manifest, answers: Mapping[str, bool], first: Mapping[str, bool] | None) -> dict[str, Any]:
@@ -159,10 +170,10 @@ def _head(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _tokens(
-    evaluations: Mapping[str, Mapping[str, Any]], pair_set: Manifest | None, checkpoint: Manifest
+    evaluations: Mapping[str, Mapping[str, Any]], pair_set: Manifest | None, checkpoint: Manifest | None
 ) -> dict[str, int]:
     """Sampled tokens by purpose, and the tokens that this model was trained on."""
-    tokens = {"training": checkpoint.result.get("tokens")}
+    tokens = {"training": checkpoint.result.get("tokens") if checkpoint is not None else None}
     if pair_set is not None:
         tokens["candidates"] = pair_set.result.get("candidate_tokens")
         tokens["judge"] = pair_set.result.get("judge_tokens")
@@ -201,11 +212,11 @@ def _search(pair_set: Manifest, counted: Round) -> dict[str, Any]:
 
 
 def _seconds(
-    storage: Storage, model: ReportedModel, checkpoint: Manifest, pair_set: Manifest | None
+    storage: Storage, model: ReportedModel, checkpoint: Manifest | None, pair_set: Manifest | None
 ) -> dict[str, float]:
     """Seconds by stage, of the attempts that finished; stages that left no time are left out."""
     places = {
-        checkpoint.stage: [model.checkpoint],
+        **({checkpoint.stage: [model.checkpoint]} if checkpoint is not None else {}),
         "search": [] if pair_set is None or model.pairs is None else [model.pairs, *_parts(pair_set)],
         "evaluate": [evaluation.uri for evaluation in model.evaluations],
     }

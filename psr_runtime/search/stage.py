@@ -58,7 +58,7 @@ def run(config: SearchStage, context: StageContext) -> Outcome:
 def load_problems(storage: Storage, uri: str) -> list[SearchProblem]:
     """Problems for the search: id and text. Everything else in the file is dropped here, answers first of all."""
     problems = with_ids(read_records(storage, uri, SearchProblem))
-    first = json.loads(storage.read(uri).split(b"\n", 1)[0])
+    first = json.loads(next(line for line in storage.read(uri).split(b"\n") if line.strip()))
     dropped = sorted(set(first) - {"id", "problem", "question"})
     if dropped:
         print(f"search: {uri}: {', '.join(dropped)} not read; the search sees no answers", file=sys.stderr)

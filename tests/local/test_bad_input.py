@@ -194,7 +194,7 @@ def test_an_output_that_is_somebody_else_s(
     code, message = ends(tmp_path, stand_in, job)
     assert code == 65
     assert "StorageInUse" in message
-    assert f"{file_uri(tmp_path / 'out')}/default/train belongs to default/train (uid " in message
+    assert f"{file_uri(tmp_path / 'out')}/default/train belongs to an earlier default/train (uid " in message
 
 
 @pytest.fixture(scope="module")

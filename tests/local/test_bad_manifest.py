@@ -79,7 +79,16 @@ def changed(old: str, new: str) -> str:
         ),
         pytest.param("- just\n- a list\n", "line 1: expected an object with apiVersion", id="no object"),
         pytest.param("# nothing\n", "holds no object", id="empty"),
-        pytest.param(GOOD + "---\n" + GOOD, "StepDPOJob/train stands twice in ", id="two objects of one name"),
+        pytest.param(
+            GOOD + "---\n" + GOOD,
+            "StepDPOJob/train: StepDPOJob/train has this name already in ",
+            id="two objects of one name",
+        ),
+        pytest.param(
+            GOOD + "---\n" + changed("kind: StepDPOJob", "kind: SFTJob").replace("pairs:", "ift:"),
+            "SFTJob/train: StepDPOJob/train has this name already in ",
+            id="two kinds of one name",
+        ),
         pytest.param(
             changed("kind: StepDPOJob", "kind: ModelEvaluation")
             .replace("pairs:", "problems:")

@@ -349,3 +349,35 @@ def test_a_server_that_cannot_serve_stalls_the_run(tmp_path: Path) -> None:
     world.settle()
     assert world.standing() == ("Stalled", "ServerFailed")
     assert "no room on the device" in world.root.status.conditions[0].message
+
+
+def test_the_longest_name_has_room_for_its_children(tmp_path: Path) -> None:
+    manifest = run_of(rounds=1)
+    name = "a" * 40
+    world = World(
+        tmp_path, manifest.model_copy(update={"metadata": manifest.metadata.model_copy(update={"name": name})})
+    )
+    world.finish()
+    assert world.standing() == ("Ready", "Succeeded")
+
+
+def test_a_rerun_does_not_take_the_old_attempt_for_the_new_one(tmp_path: Path) -> None:
+    """The token changes in the moment in which the first attempt ends."""
+    world = World(tmp_path, resource("StepDPOJob", **JOB))
+    world.node.start("it-a1")
+    world.settle()
+    world.node.succeed("it-a1")
+    world.change(rerun="again")
+    assert world.standing() == ("Reconciling", "Pending")
+    succeed("it-a2")(world)
+    assert world.root.status.output == "s3://bucket/runs/default/it/checkpoint/rerun-again"
+
+
+def test_a_rerun_counts_failures_anew(tmp_path: Path) -> None:
+    world = World(tmp_path, resource("StepDPOJob", **JOB, retries={"backoffLimit": 1, "backoffSeconds": 0}))
+    fail("it-a1", ExitClass.FAILURE)(world)
+    fail("it-a2", ExitClass.FAILURE)(world)
+    assert world.standing() == ("Stalled", "BackoffLimitExceeded")
+    world.change(rerun="again")
+    fail("it-a3", ExitClass.FAILURE)(world)
+    assert world.standing() == ("Reconciling", "Pending")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -10,8 +11,10 @@ from psr_runtime.config import SearchConfig
 from psr_runtime.engine import Completion
 from psr_runtime.errors import DataError
 from psr_runtime.prompts.tokens import Tokenizer
-from psr_runtime.records import Candidate, Level
+from psr_runtime.records import Candidate, Level, SearchProblem
+from psr_runtime.search.stage import load_problems
 from psr_runtime.search.step_search import Position, decide, read_candidate
+from psr_runtime.storage import Storage, file_uri
 from tests.search.language import encode
 
 # --- candidates
@@ -195,3 +198,9 @@ def test_levels_that_do_not_continue_one_another_are_refused() -> None:
             Position.after(foreign, CONFIG)
     with pytest.raises(DataError, match="record 0 does not continue"):
         Position.after([levels[0].model_copy(update={"path_digest": "0" * 16})], CONFIG)
+
+
+def test_a_problem_file_may_begin_with_an_empty_line(tmp_path: Path) -> None:
+    (tmp_path / "problems.jsonl").write_text('\n{"id": "a", "problem": "1 + 1?", "answer": 2}\n')
+    (problem,) = load_problems(Storage(), file_uri(tmp_path / "problems.jsonl"))
+    assert problem == SearchProblem(id="a", problem="1 + 1?")

@@ -150,7 +150,7 @@ class Work(Words):
     )
     output: Uri | None = method(
         None,
-        description="Where the artefact goes. Unset: <storage.uri>/<namespace>/<name>/ and checkpoint, pairs or evaluation.",
+        description="Where the artefact goes. Unset: below <storage.uri>/<namespace>/<name>.",
     )
     owner: Owner | None = operation(None, description="Claim on the storage prefix. Set by the parent.")
     storage: StorageSpec = method(description="Where artefacts go.")
@@ -196,8 +196,8 @@ class WorkStatus(Status):
         output, digest: of the finished artefact.
     """
 
-    attempts: dict[Label, Attempts] = Field(default={}, max_length=8)
-    done: dict[Label, dict[str, Any]] = Field(default={}, max_length=8)
+    attempts: dict[Label, Attempts] = Field(default={}, max_length=66)
+    done: dict[Label, dict[str, Any]] = Field(default={}, max_length=66)
     failure: Failure | None = None
     rerun: Label | None = None
     running_since: float | None = None

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from psr_operator.api.common import Failure, Label, Resource, Resources, Retries, Status, StorageSpec
+from psr_operator.api.common import Label, Resource, Resources, Retries, Status, StorageSpec
 from psr_operator.api.server import ServerChoice
 from psr_runtime.config import (
     JudgeConfig,
     ModelSource,
-    Name,
     Owner,
     Prompts,
     Questions,
@@ -53,9 +52,6 @@ class SelfRewardIterationSpec(Loop):
     pairs_output: Uri | None = method(None, description="Where the pair set goes. Unset: below the storage prefix.")
     output: Uri | None = method(None, description="Where the new checkpoint goes. Unset: below the storage prefix.")
     owner: Owner | None = operation(None, description="Claim on the storage prefix. Set by the parent.")
-    after_release: Name | None = operation(
-        None, description="PolicyServer that must hold no GPUs before training. Set by the parent."
-    )
 
 
 class SelfRewardIterationStatus(Status):
@@ -65,7 +61,6 @@ class SelfRewardIterationStatus(Status):
     pair_count: int | None = None
     output: Uri | None = None
     digest: Label | None = None
-    failure: Failure | None = None
 
 
 class SelfRewardIteration(Resource):

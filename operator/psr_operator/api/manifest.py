@@ -32,14 +32,15 @@ def load_manifests(paths: Sequence[Path]) -> list[Resource]:
         ManifestError: a file cannot be read, is not YAML, or an object in it is wrong.
     """
     objects = [item for path in paths for item in _load(path)]
-    seen: set[tuple[str, str]] = set()
+    seen: dict[str, str] = {}
     for item in objects:
-        key = (item.kind, item.metadata.name)
-        if key in seen:
+        name = item.metadata.name
+        if name in seen:
             raise ManifestError(
-                f"{item.ref} stands twice in {', '.join(map(str, paths))}; give each object its own name"
+                f"{item.ref}: {seen[name]} has this name already in {', '.join(map(str, paths))}; attempts and "
+                "children are named after it, so give each object a name of its own"
             )
-        seen.add(key)
+        seen[name] = item.ref
     return objects
 
 

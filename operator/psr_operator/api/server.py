@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from psr_operator.api.common import Label, Resource, Resources, Status, StorageSpec
-from psr_runtime.config import EngineConfig, ModelSource, Name, Words, operation
+from psr_runtime.config import ChildName, EngineConfig, ModelSource, Uri, Words, operation
 
 
 class ServerTemplate(Words):
@@ -32,7 +32,7 @@ class ServerTemplate(Words):
 class ServerChoice(Words):
     """A server by name, or one of one's own."""
 
-    ref: Name | None = operation(None, description="Name of a PolicyServer in the same namespace.")
+    ref: ChildName | None = operation(None, description="Name of a PolicyServer in the same namespace.")
     inline: ServerTemplate | None = operation(None, description="A server of this object's own.")
 
     @model_validator(mode="after")
@@ -62,7 +62,7 @@ class PolicyServerStatus(Status):
     """
 
     endpoints: list[Annotated[str, StringConstraints(max_length=256)]] = Field(default=[], max_length=64)
-    model: Label | None = None
+    model: Uri | None = None
     digest: Label | None = None
     holds_gpus: bool = False
 

@@ -21,6 +21,7 @@ from psr_operator.conditions import Transition
 from psr_operator.local.store import Store
 from psr_operator.planner import plan
 from psr_operator.planner.plan import Observed, Plan, Server, ServerState, Workload, WorkloadState
+from psr_runtime.errors import Interrupted
 
 POLL_SECONDS = 0.2
 LONGEST_SETTLING = 1000
@@ -45,17 +46,31 @@ class WorkFolder:
     Args:
         folder: made if it is not there.
         say: told once when the lock has to be waited for.
+        stop: ends the waiting.
+
+    Raises:
+        Interrupted: `stop` was set while it waited.
     """
 
-    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, say: Callable[[str], None], stop: threading.Event) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._file = open(folder / "lock", "a")  # noqa: SIM115 - held as long as the object lives
+        told = False
+        while not self._locked():
+            if not told:
+                say(f"{folder} is in use; waiting for the processes of the other run to end")
+                told = True
+            if stop.wait(POLL_SECONDS):
+                self._file.close()
+                raise Interrupted(f"{folder} is still in use by another run; run it again once that has ended")
+
+    def _locked(self) -> bool:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"{folder} is in use; waiting for the processes of the other run to end")
-            fcntl.flock(self._file, fcntl.LOCK_EX)
+            return False
+        return True
 
     @property
     def descriptor(self) -> int:
@@ -149,9 +164,11 @@ class Executor:
         return failed or not left
 
     def _over(self, item: Resource) -> bool:
-        """Whether an object has come to its end, or waits for a server that cannot serve."""
+        """Whether an object has come to its end, is suspended, or waits for a server that cannot serve."""
         if item.status.holds("Ready") or item.status.holds("Stalled"):
             return True
+        if item.status.holds("Suspended"):
+            return True  # who wants to change that stays (--watch), or runs it again
         for waiting in (item, *self.store.children(item)):
             ready = waiting.status.condition("Ready")
             if ready is not None and ready.reason == "WaitingForServer":

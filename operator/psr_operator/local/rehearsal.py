@@ -22,13 +22,18 @@ class Rehearsal:
     """Tells what would be carried out.
 
     Args:
-        say: told of each Workload and Server, a line each.
+        say: told of each Workload and Server, a line each; `said` counts them.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+        self._tell = say
+        self.said = 0
         self._workloads: dict[str, WorkloadState] = {}
         self._servers: dict[str, ServerState] = {}
+
+    def _say(self, line: str) -> None:
+        self.said += 1
+        self._tell(line)
 
     def run(self, workload: Workload) -> None:
         for config in workload.configurations:

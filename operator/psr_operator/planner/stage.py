@@ -100,7 +100,7 @@ def live(life: Life, observed: Observed, now: datetime) -> Moment:
             return Moment(
                 status, Standing(State.WORKING, "Rerunning", "waiting for the last attempt to end"), stop=stop
             )
-        status = status.model_copy(
+        status = _fresh_counts(status).model_copy(
             update={"rerun": life.rerun, "done": {}, "failure": None, "output": None, "digest": None}
         )
     step = next((item for item in life.steps if item.key not in status.done), None)
@@ -108,7 +108,8 @@ def live(life: Life, observed: Observed, now: datetime) -> Moment:
         return _finished(life, status)
     if status.failure is not None and status.failure.generation == life.resource.metadata.generation:
         return _failed(status, observed)
-    status = status.model_copy(update={"failure": None})
+    if status.failure is not None:  # the spec was changed: another try
+        status = _fresh_counts(status).model_copy(update={"failure": None})
     if life.suspend:
         return _suspended(status, step, observed, now)
     return _advance(life, step, status, observed, now)
@@ -140,7 +141,7 @@ def _suspended(status: WorkStatus, step: Step, observed: Observed, now: datetime
     if left:
         message = f"waiting for {len(left)} workload(s) to end"
         return Moment(status, Standing(State.SUSPENDED, "Suspended", message), stop=left)
-    status = _close(_clock(status, running=False, now=now), step.key)
+    status = _close(_clock(status, running=False, now=now), step.key).model_copy(update={"progress": ""})
     return Moment(status, Standing(State.SUSPENDED, "Suspended", "suspended; set suspend: false to go on"))
 
 
@@ -241,7 +242,7 @@ def _ended(life: Life, step: Step, status: WorkStatus, state: WorkloadState, now
     count = attempts.failures if what == "failures" else attempts.disruptions
     pause = min(life.retries.backoff_seconds * 2.0 ** max(0, count - 1), LONGEST_BACKOFF)
     attempts = attempts.model_copy(update={"open": False, "retry_at": now.timestamp() + pause})
-    status = _with(_clock(status, running=False, now=now), step.key, attempts)
+    status = _with(_clock(status, running=False, now=now), step.key, attempts).model_copy(update={"progress": ""})
     if over:
         reason = "BackoffLimitExceeded" if limit == "backoffLimit" else "TooManyDisruptions"
         return _fail(life, status, reason, f"{count} {what}, more than {limit}; the last one: {state.message}")
@@ -251,13 +252,13 @@ def _ended(life: Life, step: Step, status: WorkStatus, state: WorkloadState, now
 
 def _fail(life: Life, status: WorkStatus, reason: str, message: str, stop: tuple[str, ...] = ()) -> Moment:
     if message.startswith("StorageInUse"):
-        reason = "StorageInUse"
+        reason, message = "StorageInUse", message.removeprefix("StorageInUse: ")
     failure = Failure(reason=reason, message=message[:1000], generation=life.resource.metadata.generation)
     for key, attempts in status.attempts.items():
         if attempts.open:
             status = _close(status, key)
     return Moment(
-        status.model_copy(update={"failure": failure, "running_since": None}),
+        status.model_copy(update={"failure": failure, "running_since": None, "progress": ""}),
         Standing(State.FAILED, reason, message),
         stop=stop,
     )
@@ -285,6 +286,12 @@ def _base(life: Life, step: Step) -> tuple[str, ...]:
 
 def _of_step(life: Life, step: Step, state: WorkloadState) -> bool:
     return state.name == _attempt_name(life, step, state.attempt)
+
+
+def _fresh_counts(status: WorkStatus) -> WorkStatus:
+    """Only the numbers of the attempts go on; what they count to and how long they ran starts anew."""
+    attempts = {key: Attempts(attempt=item.attempt) for key, item in status.attempts.items()}
+    return status.model_copy(update={"attempts": attempts, "active_seconds": 0.0, "running_since": None})
 
 
 def _with(status: WorkStatus, key: str, attempts: Attempts) -> WorkStatus:
