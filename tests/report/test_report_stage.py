@@ -383,3 +383,54 @@ def test_a_run_without_pairs_evaluations_and_oracle_has_a_report_too(run: dict[s
     assert run_stage("report", json.dumps(bare)) == 0
     (model,) = json.loads((tmp_path / "out/results.json").read_text())["models"]
     assert (model["accuracy"], model["pairs"], model["judge"], model["evaluations"]) == (None, None, None, {})
+
+
+def test_the_first_model_may_be_one_made_elsewhere(run: dict[str, Any], tmp_path: Path) -> None:
+    """A run without SFT starts from a plain folder: no checkpoint of ours, no training, no lineage before it."""
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    first, second = run["models"]
+    config = {
+        **run,
+        "output": file_uri(tmp_path / "report"),
+        "models": [{**first, "checkpoint": file_uri(base)}, second],
+    }
+    assert run_stage("report", json.dumps(config)) == 0
+    results = json.loads((tmp_path / "report" / "results.json").read_text())
+    assert results["models"][0]["digest"] == digest_of_input(STORAGE, file_uri(base))
+    assert results["models"][0]["training"] == {}
+    assert results["models"][0]["accuracy"] == 0.25
+    assert "sft" not in results["models"][0]["seconds"]
+    assert "M0" not in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_a_later_model_must_be_a_checkpoint(
+    run: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    first, second = run["models"]
+    config = {
+        **run,
+        "output": file_uri(tmp_path / "report"),
+        "models": [first, {**second, "checkpoint": file_uri(base)}],
+    }
+    assert run_stage("report", json.dumps(config)) == 66
+    assert f"{file_uri(base)}: no manifest.json" in capsys.readouterr().err
+
+
+def test_changed_predictions_are_refused(
+    run: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluation = write_evaluation(tmp_path / "e", tmp_path, [True, False], None)
+    (tmp_path / "e" / "predictions.jsonl").write_text("")
+    first, second = run["models"]
+    config = {
+        **run,
+        "output": file_uri(tmp_path / "report"),
+        "models": [{**first, "evaluations": [{"name": "fresh", "uri": evaluation}]}, second],
+    }
+    assert run_stage("report", json.dumps(config)) == 65
+    assert "predictions.jsonl: does not have the sha256" in capsys.readouterr().err
