@@ -10,6 +10,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -233,14 +234,17 @@ def _move_by_link(path: Path, target: Path) -> bool:
     if path.is_symlink() or path.stat().st_nlink != 1:
         return False
     make_folder(target.parent)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(path, target)
-    except OSError:
-        return False  # another file system, or one without hard links
-    with open(target, "rb") as file:
+    temporary = target.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
+    with open(path, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # one inode under both names: a sweep sees that its writer lives
         os.fchmod(file.fileno(), 0o644)
         os.fsync(file.fileno())
+        try:
+            os.link(path, temporary)
+            os.replace(temporary, target)  # what stood there never goes missing
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            return False  # another file system, or one without hard links
     sync_folder(target.parent)
     return True
 
