@@ -9,7 +9,7 @@ from psr_operator.api.generation import PreferenceGenerationSpec
 from psr_operator.api.server import ServerChoice
 from psr_operator.api.training import StepDPOJobSpec
 from psr_operator.conditions import Standing, State, conditions, transition
-from psr_operator.planner.leaves import owner_of, prefix_of
+from psr_operator.planner.leaves import handed_down, prefix_of
 from psr_operator.planner.names import child_name
 from psr_operator.planner.plan import Observed, Plan
 from psr_operator.planner.server import Reader, child_meta, child_server, intent
@@ -99,11 +99,7 @@ def _generation(iteration: SelfRewardIteration) -> PreferenceGeneration:
             shards=spec.search_shards,
             server=ServerChoice(ref=_server_name(iteration)),
             output=spec.pairs_output or f"{prefix_of(iteration)}/pairs",
-            owner=owner_of(iteration),
-            storage=spec.storage,
-            suspend=spec.suspend,
-            retries=spec.retries,
-            active_deadline_seconds=spec.active_deadline_seconds,
+            **handed_down(iteration),
             resources=spec.search_resources,
         ),
     )
@@ -121,11 +117,7 @@ def _training(iteration: SelfRewardIteration, pairs: PreferenceGeneration) -> St
             seed=spec.seed,
             after_release=_server_name(iteration),
             output=spec.output or f"{prefix_of(iteration)}/checkpoint",
-            owner=owner_of(iteration),
-            storage=spec.storage,
-            suspend=spec.suspend,
-            retries=spec.retries,
-            active_deadline_seconds=spec.active_deadline_seconds,
+            **handed_down(iteration),
             resources=spec.training_resources,
         ),
     )

@@ -123,6 +123,18 @@ def owner_of(resource: Resource) -> Owner:
     return owner or Owner(uri=prefix_of(resource), uid=meta.uid, name=f"{meta.namespace}/{meta.name}")
 
 
+def handed_down(parent: Resource) -> dict[str, Any]:
+    """What a working child takes from its parent as it is: the claim, the storage, and how work is carried out."""
+    spec = parent.spec
+    return {
+        "owner": owner_of(parent),
+        "storage": spec.storage,
+        "suspend": spec.suspend,
+        "retries": spec.retries,
+        "active_deadline_seconds": spec.active_deadline_seconds,
+    }
+
+
 _FOLDERS = {
     "SFTJob": "checkpoint",
     "StepDPOJob": "checkpoint",

@@ -22,7 +22,7 @@ from psr_operator.api.server import ServerChoice
 from psr_operator.api.training import SFTJobSpec
 from psr_operator.conditions import Standing, conditions, transition
 from psr_operator.planner.iteration import child_standing
-from psr_operator.planner.leaves import owner_of, prefix_of
+from psr_operator.planner.leaves import handed_down, owner_of, prefix_of
 from psr_operator.planner.names import child_name
 from psr_operator.planner.plan import Observed, Plan
 from psr_operator.planner.server import Reader, child_meta, child_server, intent
@@ -74,7 +74,7 @@ def plan_run(run: SelfRewardRun, observed: Observed, now: datetime) -> Plan:
             "observed_generation": run.metadata.generation,
             "models": [_model_status(run, observed, model) for model in models],
             "step": f"{models[-1].name if models else 'M0'} {standing.reason}",
-            "progress": _progress(run, observed, models),
+            "progress": _progress(run, models),
         }
     )
     return Plan(
@@ -153,7 +153,7 @@ def _over(child: Resource) -> bool:
     return bool(child.status.holds("Ready") or child.status.holds("Stalled"))
 
 
-def _progress(run: SelfRewardRun, observed: Observed, models: Sequence[Model]) -> str:
+def _progress(run: SelfRewardRun, models: Sequence[Model]) -> str:
     total = len(run.spec.iterations) + 1
     return f"{len(models)}/{total} models"
 
@@ -192,11 +192,7 @@ def _sft(run: SelfRewardRun) -> SFTJob:
             seed=spec.seed,
             after_release=_server_name(run),
             output=f"{prefix_of(run)}/m1",
-            owner=owner_of(run),
-            storage=spec.storage,
-            suspend=spec.suspend,
-            retries=spec.retries,
-            active_deadline_seconds=spec.active_deadline_seconds,
+            **handed_down(run),
             resources=spec.training_resources,
         ),
     )
@@ -234,11 +230,7 @@ def _evaluation(run: SelfRewardRun, model: Model, item: RunEvaluation) -> ModelE
             evaluation=item.evaluation,
             server=ServerChoice(ref=_server_name(run)),
             output=f"{prefix_of(run)}/evaluations/m{model.number}/{item.name}",
-            owner=owner_of(run),
-            storage=spec.storage,
-            suspend=spec.suspend,
-            retries=spec.retries,
-            active_deadline_seconds=spec.active_deadline_seconds,
+            **handed_down(run),
             resources=spec.search_resources,
         ),
     )
