@@ -21,6 +21,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.alias_generators import to_camel
 
+MANY = 10**9
+"""Bound of whole numbers that have no other: an apiserver's integers have an end."""
+
 MARK = "x-psr-field"
 """Key in a field's JSON schema that holds `method`, `given` or `operation`."""
 
@@ -147,7 +150,7 @@ class SearchConfig(Words):
 class Questions(Words):
     """Which problems a round takes: a window of one seeded permutation of the problem file. Paper §4."""
 
-    offset: int = method(0, ge=0, description="Problems that earlier rounds have taken.")
+    offset: int = method(0, ge=0, le=MANY, description="Problems that earlier rounds have taken.")
     count: int = method(ge=1, le=1_000_000, description="Problems for this round. Paper §4: 400, 800, 1,200.")
     allow_reuse: bool = method(False, description="Wrap around when the file has too few problems.")
 
@@ -181,7 +184,10 @@ class TrainingConfig(Words):
     )
     micro_batch: int = operation(8, ge=1, le=4096, description="Sequences (SFT) or pairs (DPO) in one pass.")
     save_steps: int = operation(
-        100, ge=1, description="Updates between resumable states; an interrupted job goes on from the last one."
+        100,
+        ge=1,
+        le=MANY,
+        description="Updates between resumable states; an interrupted job goes on from the last one.",
     )
 
 
@@ -215,7 +221,7 @@ class EvaluationConfig(Words):
     """Greedy, zero-shot accuracy on a problem file. Paper §4."""
 
     max_tokens: int = method(2048, ge=1, le=32768, description="New tokens per answer. Ours, as Qwen2.5-Math.")
-    limit: int | None = method(None, ge=1, description="Only the first problems of the file. Unset: all.")
+    limit: int | None = method(None, ge=1, le=MANY, description="Only the first problems of the file. Unset: all.")
     grading_seconds: int = operation(10, ge=1, le=600, description="Time limit of grading one answer.")
     concurrency: int = operation(256, ge=1, le=4096, description="Problems answered at the same time.")
 
@@ -229,13 +235,15 @@ class EngineConfig(Words):
     dtype: Literal["bfloat16", "float32", "float16"] = operation(
         "bfloat16", description="Dtype of the weights in the engine; explicit, as fingerprints depend on it."
     )
-    max_model_len: int | None = operation(None, ge=16, description="Context in tokens. Unset: the model's own.")
+    max_model_len: int | None = operation(
+        None, ge=16, le=MANY, description="Context in tokens. Unset: the model's own."
+    )
     tensor_parallel: int = operation(1, ge=1, le=64, description="Devices that share one replica.")
     block_size: int | None = operation(
-        None, ge=1, description="Tokens per cache block. Unset: 32 on CPU (its default hides short prefixes)."
+        None, ge=1, le=65536, description="Tokens per cache block. Unset: 32 on CPU (its default hides short prefixes)."
     )
     gpu_memory_utilization: float = operation(0.9, gt=0, le=1, description="Share of device memory for vLLM.")
-    cpu_cache_gib: int = operation(1, ge=1, description="KV cache in GiB on CPU.")
+    cpu_cache_gib: int = operation(1, ge=1, le=65536, description="KV cache in GiB on CPU.")
     enforce_eager: bool = operation(False, description="Do not compile: quicker start, slower tokens.")
     swap: Literal["Auto", "Never"] = operation(
         "Auto", description="Auto: exchange weights in place where a check can prove it; Never: always restart."
@@ -271,7 +279,7 @@ class Endpoint(Words):
     model_digest: Annotated[str, StringConstraints(max_length=80)] | None = operation(
         None, description="Digest of the model that must answer. Unset: taken from the model's manifest."
     )
-    ready_seconds: int = operation(1800, ge=1, description="How long to wait for a server that is not ready.")
+    ready_seconds: int = operation(1800, ge=1, le=MANY, description="How long to wait for a server that is not ready.")
 
 
 # --- stage configurations ----------------------------------------------------------------------------------
@@ -317,7 +325,7 @@ class SearchMethod(Words):
     prompts: Prompts = method(Prompts(), description="Prompts of both skills.")
     search: SearchConfig = method(SearchConfig(), description="Step search.")
     judge: JudgeConfig = method(JudgeConfig(), description="Self-judging.")
-    iteration: int = method(1, ge=1, description="Number of the round, part of every seed.")
+    iteration: int = method(1, ge=1, le=MANY, description="Number of the round, part of every seed.")
     seed: int = method(0, ge=0, lt=2**31, description="Seed of the run.")
 
 
@@ -335,7 +343,7 @@ class MergeStage(StageConfig):
     parts: Annotated[list[Uri], Field(min_length=1, max_length=4096)] = given(
         description="The shards of the search, in order."
     )
-    iteration: int = method(1, ge=1, description="Number of the round.")
+    iteration: int = method(1, ge=1, le=MANY, description="Number of the round.")
 
 
 class StepDPOMethod(Words):

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from typing import Any
 
-from psr_operator.api.common import Condition
+from psr_operator.api.common import Condition, Resource
 
 MESSAGE_LENGTH = 1000
 
@@ -45,6 +46,16 @@ class Transition:
     message: str
 
 
+def stand(standing: Standing, resource: Resource, now: datetime) -> dict[str, Any]:
+    """The fields of a status in which an object stands as given: conditions, observedGeneration, reason."""
+    generation = resource.metadata.generation
+    return {
+        "conditions": conditions(standing, resource.status.conditions, generation, now),
+        "observed_generation": generation,
+        "reason": standing.reason,
+    }
+
+
 def conditions(standing: Standing, before: Sequence[Condition], generation: int, now: datetime) -> list[Condition]:
     """The conditions of a standing. `lastTransitionTime` moves only where the status does.
 
@@ -75,15 +86,16 @@ def conditions(standing: Standing, before: Sequence[Condition], generation: int,
     return found
 
 
-def transition(kind: str, name: str, standing: Standing, before: Sequence[Condition]) -> Transition | None:
+def transition(resource: Resource, standing: Standing) -> Transition | None:
     """What is worth reporting: reason or state differ from what is stored. None where nothing changed."""
+    before = resource.status.conditions
     ready = next((item for item in before if item.type == "Ready"), None)
     stored = {item.type: item.status for item in before}
     wanted = {kind: status for kind, status in zip(TYPES, standing.state.value, strict=True) if status is not None}
     if ready is not None and ready.reason == standing.reason and stored == wanted:
         return None
     warning = standing.state is State.FAILED or standing.reason == "Retrying"
-    return Transition(kind, name, warning, standing.reason, standing.message)
+    return Transition(resource.kind, resource.metadata.name, warning, standing.reason, standing.message)
 
 
 def _rfc3339(now: datetime) -> str:

@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from psr_operator.api.pod import DNSName, PodOverrides, QualifiedName, Quantity
 from psr_runtime.config import (
+    MANY,
     Name,
     Owner,
     StorageAccess,
@@ -22,6 +24,10 @@ ApiVersion = Literal["psr.dev/v1alpha1"]
 
 Short = Annotated[str, StringConstraints(max_length=1024)]
 Label = Annotated[str, StringConstraints(max_length=253)]
+
+
+Image = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][-a-zA-Z0-9._/:@]*$", max_length=512)]
+"""A container image, best by digest."""
 
 
 class OwnerReference(Words):
@@ -56,10 +62,11 @@ class Condition(Words):
 
 
 class Status(Words):
-    """What every status holds."""
+    """What every status holds. `reason` repeats the Ready condition's, for field selectors."""
 
     observed_generation: int = -1
     conditions: list[Condition] = Field(default=[], max_length=8)
+    reason: Label = ""
     step: Label = ""
     progress: Label = ""
 
@@ -102,6 +109,14 @@ class StorageSpec(StorageAccess):
 
     uri: Uri = method(description="Prefix of all artefacts: s3://bucket/prefix or file:///mount/path.")
     volume: Volume | None = method(None, description="The volume of file:// URIs.")
+    credentials_secret: DNSName | None = operation(
+        None,
+        description="Secret whose keys are the variables of the S3 client (AWS_ACCESS_KEY_ID, …). Unset: the pod's "
+        "own identity. `psr run` takes them from its environment.",
+    )
+    service_account_name: DNSName | None = operation(
+        None, description="Service account whose cloud identity reaches the storage."
+    )
 
     @model_validator(mode="after")
     def _under_the_volume(self) -> StorageSpec:
@@ -122,8 +137,12 @@ class Resources(Words):
     """Hardware of one pod or process."""
 
     gpus: int = operation(0, ge=0, le=64, description="GPUs of each pod.")
-    cpu: Annotated[str, StringConstraints(max_length=16)] | None = operation(None, description="CPU request.")
-    memory: Annotated[str, StringConstraints(max_length=16)] | None = operation(None, description="Memory request.")
+    gpu_resource: QualifiedName = operation("nvidia.com/gpu", description="Name under which nodes offer GPUs.")
+    cpu: Quantity | None = operation(None, description="CPU request.")
+    memory: Quantity | None = operation(None, description="Memory request and limit.")
+    shared_memory: Quantity | None = operation(
+        None, description="Size of /dev/shm, counted as memory. Unset: as much as the memory allows."
+    )
 
 
 class Retries(Words):
@@ -136,15 +155,33 @@ class Retries(Words):
     )
 
 
-class Work(Words):
+Seconds = Annotated[int, Field(ge=1, le=MANY)]
+
+
+class Upkeep(Words):
+    """How work is carried out: what parents hand to every working child as it is."""
+
+    suspend: bool = operation(False, description="Stop what runs, free the GPUs and wait.")
+    retries: Retries = operation(Retries(), description="Repetition of failed attempts.")
+    active_deadline_seconds: Seconds | None = operation(
+        None, description="Seconds of running after which a piece of work is Stalled; waiting does not count."
+    )
+    scheduling_deadline_seconds: Seconds | None = operation(
+        None,
+        description="Seconds that an attempt's pods may wait for a node before the work is Stalled; waiting in a Kueue "
+        "queue does not count.",
+    )
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=MANY)] | None = operation(
+        None, description="Seconds after which Kubernetes removes a finished Job. Unset: it goes with its owner."
+    )
+    image: Image | None = operation(None, description="Image of the stages. Unset: the operator's.")
+
+
+class Work(Upkeep):
     """Operation fields of every kind that makes attempts."""
 
-    suspend: bool = operation(False, description="Stop the running attempt, free its GPUs and wait.")
-    retries: Retries = operation(Retries(), description="Repetition of failed attempts.")
-    active_deadline_seconds: int | None = operation(
-        None, ge=1, description="Seconds of running after which the object is Stalled; waiting does not count."
-    )
     resources: Resources = operation(Resources(), description="Hardware of the working pods.")
+    pod: PodOverrides | None = operation(None, description="Merged into the working pods.")
     rerun: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)] | None = (
         operation(None, description="Change it to make the finished work again, into a folder of that name.")
     )
@@ -192,6 +229,7 @@ class WorkStatus(Status):
         failure: set while Stalled.
         rerun: the token that `done` belongs to.
         running_since: when the current attempt was first seen running.
+        pending_since: when the current attempt was first seen waiting for a node.
         active_seconds: running time of earlier attempts.
         output, digest: of the finished artefact.
     """
@@ -201,6 +239,7 @@ class WorkStatus(Status):
     failure: Failure | None = None
     rerun: Label | None = None
     running_since: float | None = None
+    pending_since: float | None = None
     active_seconds: float = 0.0
     output: Uri | None = None
     digest: Label | None = None

@@ -12,7 +12,7 @@ from psr_runtime.config import SearchMethod, operation
 class PreferenceGenerationSpec(SearchMethod, Work):
     """Search, judge, pair. Paper §3.3."""
 
-    shards: int = operation(1, ge=1, le=4096, description="Pods that share the problems.")
+    shards: int = operation(1, ge=1, le=1024, description="Pods that share the problems.")
     server: ServerChoice = operation(description="Server of the policy.")
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from psr_operator.api.common import Label, Resource, Resources, Retries, Status, StorageSpec
+from psr_operator.api.common import Label, Resource, Resources, Status, StorageSpec, Upkeep
+from psr_operator.api.pod import PodOverrides
 from psr_operator.api.server import ServerChoice
 from psr_runtime.config import (
+    MANY,
     JudgeConfig,
     ModelSource,
     Owner,
@@ -15,14 +17,13 @@ from psr_runtime.config import (
     SearchConfig,
     StepDPOConfig,
     Uri,
-    Words,
     given,
     method,
     operation,
 )
 
 
-class Loop(Words):
+class Loop(Upkeep):
     """What a round and a run of rounds share: method and hardware of searching and training."""
 
     model: ModelSource = method(description="The model to improve.")
@@ -33,21 +34,18 @@ class Loop(Words):
     training: StepDPOConfig = method(StepDPOConfig(), description="Step-wise DPO.")
     seed: int = method(0, ge=0, lt=2**31, description="Seed of everything that is drawn.")
     storage: StorageSpec = method(description="Where artefacts go.")
-    suspend: bool = operation(False, description="Stop what runs, free the GPUs and wait.")
-    retries: Retries = operation(Retries(), description="Repetition of failed attempts.")
-    search_shards: int = operation(1, ge=1, le=4096, description="Pods that share a round's problems.")
+    search_shards: int = operation(1, ge=1, le=1024, description="Pods that share a round's problems.")
     search_resources: Resources = operation(Resources(), description="Hardware of searching and evaluating pods.")
     training_resources: Resources = operation(Resources(), description="Hardware of training pods.")
-    active_deadline_seconds: int | None = operation(
-        None, ge=1, description="Running seconds of each child after which it is Stalled."
-    )
+    search_pod: PodOverrides | None = operation(None, description="Merged into searching and evaluating pods.")
+    training_pod: PodOverrides | None = operation(None, description="Merged into training pods.")
 
 
 class SelfRewardIterationSpec(Loop):
     """One round of searching, judging and training."""
 
     questions: Questions = method(description="The window of problems of this round.")
-    iteration: int = method(1, ge=1, description="Number of the round; it improves M<iteration>.")
+    iteration: int = method(1, ge=1, le=MANY, description="Number of the round; it improves M<iteration>.")
     server: ServerChoice = operation(description="Server of the policy.")
     pairs_output: Uri | None = method(None, description="Where the pair set goes. Unset: below the storage prefix.")
     output: Uri | None = method(None, description="Where the new checkpoint goes. Unset: below the storage prefix.")

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from psr_operator.api.common import Label, Resource, Resources, Status, StorageSpec
+from psr_operator.api.common import Image, Label, Resource, Resources, Status, StorageSpec
+from psr_operator.api.pod import PodOverrides
 from psr_runtime.config import ChildName, EngineConfig, ModelSource, Uri, Words, operation
 
 
@@ -16,6 +17,8 @@ class ServerTemplate(Words):
     engine: EngineConfig = operation(EngineConfig(), description="vLLM.")
     replicas: int = operation(1, ge=1, le=64, description="Copies of the server; a problem always asks the same one.")
     resources: Resources = operation(Resources(), description="Hardware of each replica.")
+    pod: PodOverrides | None = operation(None, description="Merged into the server's pods.")
+    image: Image | None = operation(None, description="Image of the server. Unset: the operator's.")
     idle: Literal["Release", "Keep"] | None = operation(
         None,
         description="Release: no server while training. Keep: stays and exchanges weights in place; a server with "
@@ -59,12 +62,14 @@ class PolicyServerStatus(Status):
         model: URI of the model that is served, once the fingerprint agrees.
         digest: its digest.
         holds_gpus: whether a pod of the server exists, terminating ones included.
+        image: what the present pods were made with; a newer operator changes it only when the server starts anew.
     """
 
     endpoints: list[Annotated[str, StringConstraints(max_length=256)]] = Field(default=[], max_length=64)
     model: Uri | None = None
     digest: Label | None = None
     holds_gpus: bool = False
+    image: Label | None = None
 
 
 class PolicyServer(Resource):

@@ -8,7 +8,7 @@ from psr_operator.api import PolicyServer, PreferenceGeneration, Resource, SelfR
 from psr_operator.api.generation import PreferenceGenerationSpec
 from psr_operator.api.server import ServerChoice
 from psr_operator.api.training import StepDPOJobSpec
-from psr_operator.conditions import Standing, State, conditions, transition
+from psr_operator.conditions import Standing, State, stand, transition
 from psr_operator.planner.leaves import handed_down, prefix_of
 from psr_operator.planner.names import child_name
 from psr_operator.planner.plan import Observed, Plan
@@ -31,8 +31,7 @@ def plan_iteration(iteration: SelfRewardIteration, observed: Observed, now: date
     standing = _standing(iteration, pairs, job, own)
     status = iteration.status.model_copy(
         update={
-            "conditions": conditions(standing, iteration.status.conditions, iteration.metadata.generation, now),
-            "observed_generation": iteration.metadata.generation,
+            **stand(standing, iteration, now),
             "step": standing.reason,
             "progress": _progress(pairs, job),
             "pairs": pairs.status.output if pairs is not None else None,
@@ -44,7 +43,7 @@ def plan_iteration(iteration: SelfRewardIteration, observed: Observed, now: date
     return Plan(
         status=status,
         children=tuple(children),
-        transition=transition(iteration.kind, iteration.metadata.name, standing, iteration.status.conditions),
+        transition=transition(iteration, standing),
     )
 
 
@@ -101,6 +100,7 @@ def _generation(iteration: SelfRewardIteration) -> PreferenceGeneration:
             output=spec.pairs_output or f"{prefix_of(iteration)}/pairs",
             **handed_down(iteration),
             resources=spec.search_resources,
+            pod=spec.search_pod,
         ),
     )
 
@@ -119,6 +119,7 @@ def _training(iteration: SelfRewardIteration, pairs: PreferenceGeneration) -> St
             output=spec.output or f"{prefix_of(iteration)}/checkpoint",
             **handed_down(iteration),
             resources=spec.training_resources,
+            pod=spec.training_pod,
         ),
     )
 

@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import Any
 
 from psr_operator.api import ModelEvaluation, PolicyServer, PreferenceGeneration, Resource, SFTJob, StepDPOJob
-from psr_operator.api.common import Work
+from psr_operator.api.common import Upkeep, Work
 from psr_operator.conditions import Standing, State
-from psr_operator.planner.plan import Observed, Plan
-from psr_operator.planner.server import own_server
+from psr_operator.planner.plan import Observed, Placement, Plan
+from psr_operator.planner.server import own_server, passed_on
 from psr_operator.planner.stage import Life, Step, plan_life
 from psr_runtime.config import (
     Endpoint,
@@ -46,9 +46,8 @@ def plan_step_dpo(job: StepDPOJob, observed: Observed, now: datetime) -> Plan:
 def _plan_training(
     job: SFTJob | StepDPOJob, stage: str, configuration: StageConfig, observed: Observed, now: datetime
 ) -> Plan:
-    gpus = job.spec.resources.gpus
-    waits = _until_released(observed, job.spec.after_release, gpus)
-    step = Step("train", stage, lambda _: (configuration,), "Training", gpus, waits)
+    waits = _until_released(observed, job.spec.after_release, job.spec.resources.gpus)
+    step = Step("train", stage, lambda _: (configuration,), "Training", placement_of(job), waits)
     return plan_life(
         _life(job, [step], lambda done: f"checkpoint after {done['train'].get('updates')} updates"), observed, now
     )
@@ -66,7 +65,7 @@ def plan_evaluation(evaluation: ModelEvaluation, observed: Observed, now: dateti
         result = done["evaluate"]
         return f"accuracy {result['accuracy']:.1%} on {result['problems']} problems"
 
-    step = Step("evaluate", "evaluate", configurations, "Evaluating", spec.resources.gpus, waits)
+    step = Step("evaluate", "evaluate", configurations, "Evaluating", placement_of(evaluation), waits)
     return _with_server(evaluation, plan_life(_life(evaluation, [step], summary), observed, now))
 
 
@@ -97,8 +96,8 @@ def plan_generation(generation: PreferenceGeneration, observed: Observed, now: d
         return f"{result['pairs']} pairs from {result['problems']} problems"
 
     steps = [
-        Step("search", "search", search, "Searching", spec.resources.gpus, waits),
-        Step("merge", "merge", merge, "Merging"),
+        Step("search", "search", search, "Searching", placement_of(generation), waits),
+        Step("merge", "merge", merge, "Merging", placement_of(generation, gpus=False)),
     ]
     return _with_server(generation, plan_life(_life(generation, steps, summary), observed, now))
 
@@ -126,13 +125,22 @@ def owner_of(resource: Resource) -> Owner:
 def handed_down(parent: Resource) -> dict[str, Any]:
     """What a working child takes from its parent as it is: the claim, the storage, and how work is carried out."""
     spec = parent.spec
-    return {
-        "owner": owner_of(parent),
-        "storage": spec.storage,
-        "suspend": spec.suspend,
-        "retries": spec.retries,
-        "active_deadline_seconds": spec.active_deadline_seconds,
-    }
+    upkeep = {name: getattr(spec, name) for name in Upkeep.model_fields}
+    return {"owner": owner_of(parent), "storage": spec.storage, **upkeep}
+
+
+def placement_of(resource: Resource, *, gpus: bool = True) -> Placement:
+    """Where the pods of an object run. `gpus=False` for a step that needs none of its accelerators."""
+    spec: Work = resource.spec
+    return Placement(
+        resources=spec.resources if gpus else spec.resources.model_copy(update={"gpus": 0}),
+        pod=spec.pod,
+        image=spec.image,
+        storage=spec.storage,
+        ttl_seconds=spec.ttl_seconds_after_finished,
+        labels=resource.metadata.labels,
+        annotations=passed_on(resource.metadata.annotations),
+    )
 
 
 _FOLDERS = {
@@ -158,7 +166,16 @@ def _method(resource: Resource, kind: type[Words]) -> dict[str, Any]:
 
 def _life(resource: Resource, steps: list[Step], summary: Callable[[Results], str]) -> Life:
     spec: Work = resource.spec
-    return Life(resource, steps, spec.suspend, spec.retries, spec.active_deadline_seconds, spec.rerun, summary)
+    return Life(
+        resource,
+        steps,
+        spec.suspend,
+        spec.retries,
+        spec.active_deadline_seconds,
+        spec.rerun,
+        summary,
+        spec.scheduling_deadline_seconds,
+    )
 
 
 def _until_released(observed: Observed, server: str | None, gpus: int) -> Standing | None:

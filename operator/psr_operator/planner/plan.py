@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from psr_operator.api.common import Resource
+from psr_operator.api.common import Resource, Resources, StorageSpec
+from psr_operator.api.pod import PodOverrides
 from psr_operator.conditions import Transition
 from psr_runtime.config import EngineConfig, ModelSource, StageConfig, StorageAccess
 
@@ -47,6 +48,26 @@ class ExitClass(Enum):
 
 
 @dataclass(frozen=True)
+class Placement:
+    """Where and how the pods of a piece of work run; processes of this machine need none of it but the GPUs.
+
+    Attributes:
+        storage: how its pods reach the storage, credentials and volume included.
+        image: None for the executor's own.
+        ttl_seconds: after which a finished Job may vanish.
+        labels, annotations: of the object, for queues and topology.
+    """
+
+    resources: Resources = Resources()
+    pod: PodOverrides | None = None
+    image: str | None = None
+    storage: StorageSpec | None = None
+    ttl_seconds: int | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Workload:
     """Work wanted: one stage, as one process or several.
 
@@ -55,14 +76,19 @@ class Workload:
         stage: key of `psr_runtime.stage.STAGES`.
         configurations: one a shard (one for work that is not sharded).
         attempt: number of the attempt, from 1.
-        gpus: per process.
+        placement: of each process.
     """
 
     name: str
     stage: str
     configurations: tuple[StageConfig, ...]
     attempt: int
-    gpus: int = 0
+    placement: Placement = Placement()
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of each process."""
+        return self.placement.resources.gpus
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -80,6 +106,7 @@ class WorkloadState:
         message: why it is pending or failed.
         progress: fraction done, 0 to 1, None while unknown.
         eta: seconds left, None while unknown.
+        queued: whether it is pending because a queue has not admitted it yet.
         gone: whether no pod or process of it is left, terminating ones included.
     """
 
@@ -91,6 +118,7 @@ class WorkloadState:
     message: str = ""
     progress: float | None = None
     eta: float | None = None
+    queued: bool = False
     gone: bool = False
 
 
@@ -109,8 +137,13 @@ class Server:
     engine: EngineConfig
     storage: StorageAccess
     replicas: int
-    gpus: int
     port: int | None
+    placement: Placement = Placement()
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of each replica."""
+        return self.placement.resources.gpus
 
 
 @dataclass(frozen=True)
@@ -124,6 +157,7 @@ class ServerState:
         message: what it is doing, or why it failed.
         failed: whether it cannot serve the model and repeating will not help.
         reason: the class of that failure, a CamelCase word.
+        image: that its pods were made with, where the executor uses images.
         gone: whether no pod or process of it is left.
     """
 
@@ -134,6 +168,7 @@ class ServerState:
     message: str = ""
     failed: bool = False
     reason: str = "ServerFailed"
+    image: str | None = None
     gone: bool = False
 
 

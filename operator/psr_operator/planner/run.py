@@ -20,12 +20,12 @@ from psr_operator.api.iteration import Loop, SelfRewardIterationSpec
 from psr_operator.api.run import ModelStatus, RunEvaluation, SelfRewardRunStatus
 from psr_operator.api.server import ServerChoice
 from psr_operator.api.training import SFTJobSpec
-from psr_operator.conditions import Standing, conditions, transition
+from psr_operator.conditions import Standing, stand, transition
 from psr_operator.planner.iteration import child_standing
 from psr_operator.planner.leaves import handed_down, owner_of, prefix_of
 from psr_operator.planner.names import child_name
-from psr_operator.planner.plan import Observed, Plan
-from psr_operator.planner.server import Reader, child_meta, child_server, intent
+from psr_operator.planner.plan import Observed, Placement, Plan
+from psr_operator.planner.server import Reader, child_meta, child_server, intent, passed_on
 from psr_operator.planner.stage import Life, Step, live
 from psr_runtime.config import (
     ModelSource,
@@ -70,8 +70,7 @@ def plan_run(run: SelfRewardRun, observed: Observed, now: datetime) -> Plan:
         status, standing = moment.status, moment.standing  # type: ignore[assignment]
     status = status.model_copy(
         update={
-            "conditions": conditions(standing, run.status.conditions, run.metadata.generation, now),
-            "observed_generation": run.metadata.generation,
+            **stand(standing, run, now),
             "models": [_model_status(run, observed, model) for model in models],
             "step": f"{models[-1].name if models else 'M0'} {standing.reason}",
             "progress": _progress(run, models),
@@ -82,7 +81,7 @@ def plan_run(run: SelfRewardRun, observed: Observed, now: datetime) -> Plan:
         children=tuple(children),
         workloads=(moment.workload,) if moment is not None and moment.workload is not None else (),
         stop=moment.stop if moment is not None else (),
-        transition=transition(run.kind, run.metadata.name, standing, run.status.conditions),
+        transition=transition(run, standing),
         again_after=moment.again_after if moment is not None else None,
     )
 
@@ -194,6 +193,7 @@ def _sft(run: SelfRewardRun) -> SFTJob:
             output=f"{prefix_of(run)}/m1",
             **handed_down(run),
             resources=spec.training_resources,
+            pod=spec.training_pod,
         ),
     )
 
@@ -232,6 +232,7 @@ def _evaluation(run: SelfRewardRun, model: Model, item: RunEvaluation) -> ModelE
             output=f"{prefix_of(run)}/evaluations/m{model.number}/{item.name}",
             **handed_down(run),
             resources=spec.search_resources,
+            pod=spec.search_pod,
         ),
     )
 
@@ -297,7 +298,15 @@ def _report(run: SelfRewardRun, observed: Observed, models: Sequence[Model]) -> 
         )
 
     key = f"report-m{models[-1].number}"
-    step = Step(key, "report", configurations, "Reporting")
+    placement = Placement(
+        pod=spec.search_pod,
+        image=spec.image,
+        storage=spec.storage,
+        ttl_seconds=spec.ttl_seconds_after_finished,
+        labels=run.metadata.labels,
+        annotations=passed_on(run.metadata.annotations),
+    )
+    step = Step(key, "report", configurations, "Reporting", placement)
     named = run.model_copy(
         update={"metadata": run.metadata.model_copy(update={"name": child_name(run.metadata.name, key)})}
     )
@@ -305,7 +314,7 @@ def _report(run: SelfRewardRun, observed: Observed, models: Sequence[Model]) -> 
     def summary(done: dict[str, dict[str, Any]]) -> str:
         return f"report at {done[key].get('output')}"
 
-    return Life(named, [step], spec.suspend, spec.retries, None, None, summary)
+    return Life(named, [step], spec.suspend, spec.retries, None, None, summary, spec.scheduling_deadline_seconds)
 
 
 def _reported(run: SelfRewardRun, observed: Observed, model: Model) -> ReportedModel:

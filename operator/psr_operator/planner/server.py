@@ -6,16 +6,16 @@ model moves only when nobody reads from it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from psr_operator.api import Meta, OwnerReference, PolicyServer, Resource
 from psr_operator.api.common import StorageSpec
 from psr_operator.api.server import PolicyServerSpec, ServerTemplate
-from psr_operator.conditions import Standing, State, conditions, transition
+from psr_operator.conditions import Standing, State, stand, transition
 from psr_operator.planner.names import child_name
-from psr_operator.planner.plan import Observed, Plan, Server, ServerState
+from psr_operator.planner.plan import Observed, Placement, Plan, Server, ServerState
 from psr_runtime.config import ModelSource, StorageAccess
 
 
@@ -32,8 +32,15 @@ def plan_server(server: PolicyServer, observed: Observed, now: datetime) -> Plan
             engine=spec.engine,
             storage=spec.storage.access() if spec.storage else StorageAccess(),
             replicas=spec.replicas,
-            gpus=spec.resources.gpus,
             port=spec.port,
+            placement=Placement(
+                resources=spec.resources,
+                pod=spec.pod,
+                image=spec.image,
+                storage=spec.storage,
+                labels=server.metadata.labels,
+                annotations=passed_on(server.metadata.annotations),
+            ),
         )
         if spec.active
         else None
@@ -42,19 +49,19 @@ def plan_server(server: PolicyServer, observed: Observed, now: datetime) -> Plan
     ready = standing.state is State.DONE and state is not None
     status = server.status.model_copy(
         update={
-            "conditions": conditions(standing, server.status.conditions, server.metadata.generation, now),
-            "observed_generation": server.metadata.generation,
+            **stand(standing, server, now),
             "endpoints": list(state.endpoints) if state is not None and ready else [],
             "model": state.ready if state is not None and ready else None,
             "digest": state.digest if state is not None and ready else None,
             "holds_gpus": state is not None and not state.gone and spec.resources.gpus > 0,
+            "image": state.image if state is not None and not state.gone else None,
             "step": standing.reason,
         }
     )
     return Plan(
         status=status,
         servers=(wanted,) if wanted is not None else (),
-        transition=transition(server.kind, name, standing, server.status.conditions),
+        transition=transition(server, standing),
     )
 
 
@@ -161,8 +168,22 @@ def own_server(resource: Resource) -> PolicyServer:
 
 
 def child_meta(parent: Resource, name: str) -> Meta:
-    """Metadata of a child: same namespace, owned by the parent."""
-    reference = OwnerReference(kind=parent.kind, name=parent.metadata.name, uid=parent.metadata.uid)
+    """Metadata of a child: same namespace, owned by the parent, labels and what belongs to queues handed on."""
+    meta = parent.metadata
+    reference = OwnerReference(kind=parent.kind, name=meta.name, uid=meta.uid)
     return Meta(
-        name=name, namespace=parent.metadata.namespace, owner_references=[reference], labels=parent.metadata.labels
+        name=name,
+        namespace=meta.namespace,
+        owner_references=[reference],
+        labels=meta.labels,
+        annotations=passed_on(meta.annotations),
     )
+
+
+QUEUES = ("kueue.x-k8s.io/", "scheduling.x-k8s.io/")
+"""Annotations below these prefixes go through to children: queues, topology, pod groups."""
+
+
+def passed_on(annotations: Mapping[str, str]) -> dict[str, str]:
+    """The annotations that an object hands to its children."""
+    return {key: value for key, value in annotations.items() if key.startswith(QUEUES)}

@@ -12,9 +12,9 @@ from datetime import datetime
 from typing import Any
 
 from psr_operator.api.common import Attempts, Failure, Resource, Retries, WorkStatus
-from psr_operator.conditions import Standing, State, conditions, transition
+from psr_operator.conditions import Standing, State, stand, transition
 from psr_operator.planner.names import child_name
-from psr_operator.planner.plan import ExitClass, Observed, Phase, Plan, Workload, WorkloadState
+from psr_operator.planner.plan import ExitClass, Observed, Phase, Placement, Plan, Workload, WorkloadState
 from psr_runtime.config import StageConfig
 
 LONGEST_BACKOFF = 300.0
@@ -29,7 +29,7 @@ class Step:
         stage: of the runtime.
         configurations: makes the stage configurations, from the results of the steps before.
         doing: reason while it runs (`Training`).
-        gpus: per process.
+        placement: of its processes.
         waits: how the object stands while this may not start yet; None when it may.
     """
 
@@ -37,7 +37,7 @@ class Step:
     stage: str
     configurations: Callable[[dict[str, dict[str, Any]]], tuple[StageConfig, ...]]
     doing: str
-    gpus: int = 0
+    placement: Placement = Placement()
     waits: Standing | None = None
 
 
@@ -47,7 +47,7 @@ class Life:
 
     Attributes:
         steps: in order; the object is done when the last one is.
-        suspend, retries, deadline, rerun: of its spec.
+        suspend, retries, deadline, scheduling_deadline, rerun: of its spec; deadlines in seconds.
         summary: message of a finished object, from the results of its steps.
     """
 
@@ -58,6 +58,7 @@ class Life:
     deadline: int | None
     rerun: str | None
     summary: Callable[[dict[str, dict[str, Any]]], str]
+    scheduling_deadline: int | None = None
 
 
 @dataclass(frozen=True)
@@ -75,18 +76,11 @@ def plan_life(life: Life, observed: Observed, now: datetime) -> Plan:
     """The plan of an object that is nothing but its steps."""
     moment = live(life, observed, now)
     resource = life.resource
-    before = resource.status.conditions
-    status = moment.status.model_copy(
-        update={
-            "conditions": conditions(moment.standing, before, resource.metadata.generation, now),
-            "observed_generation": resource.metadata.generation,
-        }
-    )
     return Plan(
-        status=status,
+        status=moment.status.model_copy(update=stand(moment.standing, resource, now)),
         workloads=(moment.workload,) if moment.workload else (),
         stop=moment.stop,
-        transition=transition(resource.kind, resource.metadata.name, moment.standing, before),
+        transition=transition(resource, moment.standing),
         again_after=moment.again_after,
     )
 
@@ -192,8 +186,17 @@ def _start(life: Life, step: Step, status: WorkStatus, attempts: Attempts, obser
 
 def _running(life: Life, step: Step, status: WorkStatus, state: WorkloadState, now: datetime) -> Moment:
     pending = state.phase is Phase.PENDING
-    status = _clock(status, running=not pending, now=now)
+    status = _waiting(_clock(status, running=not pending, now=now), waiting=pending and not state.queued, now=now)
     again = None
+    if status.pending_since is not None and life.scheduling_deadline is not None:
+        left = life.scheduling_deadline - (now.timestamp() - status.pending_since)
+        if left <= 0:
+            message = (
+                f"{state.name} found no node within schedulingDeadlineSeconds ({life.scheduling_deadline}): "
+                f"{state.message or 'the scheduler gave no reason'}"
+            )
+            return _fail(life, status, "SchedulingDeadlineExceeded", message, stop=(state.name,))
+        again = left
     if life.deadline is not None and not pending:
         left = life.deadline - _active(status, now)
         if left <= 0:
@@ -271,7 +274,7 @@ def _workload(life: Life, step: Step, status: WorkStatus) -> Workload:
         stage=step.stage,
         configurations=step.configurations(status.done),
         attempt=attempt,
-        gpus=step.gpus,
+        placement=step.placement,
     )
 
 
@@ -313,6 +316,13 @@ def _clock(status: WorkStatus, *, running: bool, now: datetime) -> WorkStatus:
     if not running and status.running_since is not None:
         return status.model_copy(update={"running_since": None, "active_seconds": _active(status, now)})
     return status
+
+
+def _waiting(status: WorkStatus, *, waiting: bool, now: datetime) -> WorkStatus:
+    """Start or stop counting how long an attempt waits for a node."""
+    if waiting == (status.pending_since is not None):
+        return status
+    return status.model_copy(update={"pending_since": now.timestamp() if waiting else None})
 
 
 def _active(status: WorkStatus, now: datetime) -> float:
