@@ -5,6 +5,7 @@ PYTHON ?= python3
 UV := .venv/uv/bin/uv
 CPU := .venv/cpu
 DEV := .venv/dev
+CONTROL := .venv/control-plane
 OUT := out/demo
 MOUNT := --mount /psr=$(OUT)/volume
 REPORTS := file:///psr/runs/default
@@ -16,7 +17,7 @@ export UV_NO_CONFIG := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-control demo-seeds test test-quick lint format lock verify clean
+.PHONY: help demo demo-control demo-seeds test control-plane test-quick lint format lock verify clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,9 +35,13 @@ demo-control: demo ## the demo again from its M1 with random and with inverted v
 demo-seeds: $(CPU)/ready ## the demo with seeds 0 to 4, and their table (about half an hour)
 	$(CPU)/bin/python examples/demo/seeds.py --out out/demo-seeds --seeds 0 1 2 3 4
 
-test: $(DEV)/ready ## all tests: style, types, layers, units, a real vLLM, a real S3 server
+test: $(DEV)/ready ## all tests: style, types, layers, units, a real vLLM, a real S3 server, a real control plane
 	$(MAKE) --no-print-directory lint
+	$(MAKE) --no-print-directory control-plane
 	$(DEV)/bin/python -m pytest
+
+control-plane: $(DEV)/ready $(CONTROL)/ready ## build kube-apiserver and its kin for the tests (once a machine, in the user's cache)
+	$(DEV)/bin/python tests/control_plane/build.py
 
 test-quick: $(DEV)/ready ## the tests that start no vLLM
 	$(DEV)/bin/python -m pytest -m "not engine"
@@ -59,7 +64,7 @@ lock: $(UV) ## write the hashed locks in requirements/ anew
 	for name in operator gpu; do $(UV) pip compile -q pyproject.toml requirements/build.in --extra $$name $(LOCK) -o requirements/$$name.txt; done
 	for name in cpu dev; do $(UV) pip compile -q pyproject.toml requirements/build.in --extra $$name $(LOCK) \
 	  --override requirements/overrides.txt -o requirements/$$name.txt; done
-	$(UV) pip compile -q requirements/uv.in $(LOCK) -o requirements/uv.txt
+	for name in uv control-plane; do $(UV) pip compile -q requirements/$$name.in $(LOCK) -o requirements/$$name.txt; done
 LOCK := --generate-hashes --no-emit-index-url --no-emit-package psr --universal --python-version 3.11 \
   --custom-compile-command "make lock"
 
@@ -79,6 +84,11 @@ $(CPU)/ready: requirements/cpu.txt pyproject.toml | $(UV)
 
 $(DEV)/ready: requirements/dev.txt pyproject.toml | $(UV)
 	$(call environment,$(DEV),dev)
+
+$(CONTROL)/ready: requirements/control-plane.txt | $(UV)
+	$(UV) venv -q --allow-existing --python $(PYTHON) $(CONTROL)
+	VIRTUAL_ENV=$(CONTROL) $(UV) pip sync -q --require-hashes requirements/control-plane.txt
+	@touch $@
 
 define environment
 @echo "installing $(2) into $(1) (about 6 GB, once)"

@@ -65,7 +65,7 @@ def plan_evaluation(evaluation: ModelEvaluation, observed: Observed, now: dateti
         result = done["evaluate"]
         return f"accuracy {result['accuracy']:.1%} on {result['problems']} problems"
 
-    step = Step("evaluate", "evaluate", configurations, "Evaluating", placement_of(evaluation), waits)
+    step = Step("evaluate", "evaluate", configurations, "Evaluating", placement_of(evaluation), waits, server_name(evaluation))
     return _with_server(evaluation, plan_life(_life(evaluation, [step], summary), observed, now))
 
 
@@ -96,7 +96,7 @@ def plan_generation(generation: PreferenceGeneration, observed: Observed, now: d
         return f"{result['pairs']} pairs from {result['problems']} problems"
 
     steps = [
-        Step("search", "search", search, "Searching", placement_of(generation), waits),
+        Step("search", "search", search, "Searching", placement_of(generation), waits, server_name(generation)),
         Step("merge", "merge", merge, "Merging", placement_of(generation, gpus=False)),
     ]
     return _with_server(generation, plan_life(_life(generation, steps, summary), observed, now))
@@ -188,11 +188,16 @@ def _until_released(observed: Observed, server: str | None, gpus: int) -> Standi
     return None
 
 
+def server_name(resource: PreferenceGeneration | ModelEvaluation) -> str:
+    """Name of the PolicyServer that an object asks: the one it refers to, or its own."""
+    return resource.spec.server.ref or own_server(resource).metadata.name
+
+
 def _server_of(
     resource: PreferenceGeneration | ModelEvaluation, model: ModelSource, observed: Observed
 ) -> tuple[Endpoint, Standing | None]:
     """The endpoint to ask, and why it cannot be asked yet (None when it can)."""
-    name = resource.spec.server.ref or own_server(resource).metadata.name
+    name = server_name(resource)
     peer = observed.peers.get(name) or observed.child("PolicyServer", name)
     nobody = Endpoint(urls=["http://127.0.0.1:1"])
     if not isinstance(peer, PolicyServer):

@@ -58,7 +58,7 @@ class Placement:
         labels, annotations: of the object, for queues and topology.
     """
 
-    resources: Resources = Resources()
+    resources: Resources = field(default_factory=Resources)
     pod: PodOverrides | None = None
     image: str | None = None
     storage: StorageSpec | None = None
@@ -77,13 +77,15 @@ class Workload:
         configurations: one a shard (one for work that is not sharded).
         attempt: number of the attempt, from 1.
         placement: of each process.
+        server: name of the PolicyServer that it asks, None for work that asks none.
     """
 
     name: str
     stage: str
     configurations: tuple[StageConfig, ...]
     attempt: int
-    placement: Placement = Placement()
+    placement: Placement = field(default_factory=Placement)
+    server: str | None = None
 
     @property
     def gpus(self) -> int:
@@ -138,7 +140,7 @@ class Server:
     storage: StorageAccess
     replicas: int
     port: int | None
-    placement: Placement = Placement()
+    placement: Placement = field(default_factory=Placement)
 
     @property
     def gpus(self) -> int:

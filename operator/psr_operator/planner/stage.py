@@ -7,7 +7,7 @@ nothing of the last one is left, so there is never more than one writer.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -30,6 +30,7 @@ class Step:
         configurations: makes the stage configurations, from the results of the steps before.
         doing: reason while it runs (`Training`).
         placement: of its processes.
+        server: name of the PolicyServer that it asks.
         waits: how the object stands while this may not start yet; None when it may.
     """
 
@@ -37,8 +38,9 @@ class Step:
     stage: str
     configurations: Callable[[dict[str, dict[str, Any]]], tuple[StageConfig, ...]]
     doing: str
-    placement: Placement = Placement()
+    placement: Placement = field(default_factory=Placement)
     waits: Standing | None = None
+    server: str | None = None
 
 
 @dataclass(frozen=True)
@@ -275,6 +277,7 @@ def _workload(life: Life, step: Step, status: WorkStatus) -> Workload:
         configurations=step.configurations(status.done),
         attempt=attempt,
         placement=step.placement,
+        server=step.server,
     )
 
 

@@ -1,0 +1,408 @@
+"""A real control plane for tests: etcd, kube-apiserver, kube-controller-manager and kube-scheduler on free ports.
+
+No root, no node: who plays the pods is `player.py`. Everything it writes lies in one folder; every process ends with the
+block, by its own pid. The environment variable PSR_TEST_KUBECONFIG names a cluster to be used instead.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import datetime
+import ipaddress
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
+
+from tests.control_plane.build import programs
+
+START_SECONDS = 120.0
+ADMIN_TOKEN = "admin-of-a-test-control-plane"
+CONTROLLERS = (
+    "deployment-controller",
+    "disruption-controller",
+    "endpointslice-controller",
+    "garbage-collector-controller",
+    "job-controller",
+    "namespace-controller",
+    "replicaset-controller",
+    "serviceaccount-controller",
+    "ttl-after-finished-controller",
+)
+AUDIT = """
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived, ResponseStarted]
+rules:
+  - level: None
+    users: ["system:kube-controller-manager", "system:kube-scheduler", "system:apiserver", "admin"]
+  - level: Metadata
+"""
+
+
+class APIError(Exception):
+    """The apiserver refused; `code` is the HTTP status, `body` its Status object."""
+
+    def __init__(self, code: int, body: Mapping[str, Any], what: str) -> None:
+        super().__init__(f"{what}: {code} {body.get('message', body)}")
+        self.code = code
+        self.body = body
+
+
+@dataclass
+class ControlPlane:
+    """A running control plane.
+
+    Attributes:
+        url: of the apiserver.
+        ca: file with the certificate to trust.
+        kubeconfig: of an administrator.
+        kubectl: the program.
+        audit: the audit log, a JSON object a line; None for a cluster that is not ours.
+    """
+
+    url: str
+    ca: Path
+    kubeconfig: Path
+    kubectl: Path
+    folder: Path
+    audit: Path | None
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    _context: ssl.SSLContext | None = None
+
+    def request(
+        self,
+        verb: str,
+        path: str,
+        body: Any = None,
+        *,
+        content: str = "application/json",
+        token: str = ADMIN_TOKEN,
+    ) -> Any:
+        """One request as the administrator (or whoever the token is); the answer's JSON.
+
+        Args:
+            body: JSON values, or the text itself.
+
+        Raises:
+            APIError: the answer is no success.
+        """
+        data = None if body is None else body.encode() if isinstance(body, str) else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data=data, method=verb)
+        request.add_header("Authorization", f"Bearer {token}")
+        if data is not None:
+            request.add_header("Content-Type", content)
+        if self._context is None:
+            self._context = ssl.create_default_context(cafile=str(self.ca))
+        handlers = [urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=self._context)]
+        try:
+            with urllib.request.build_opener(*handlers).open(request, timeout=60) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as error:
+            text = error.read()
+            try:
+                found = json.loads(text)
+            except ValueError:
+                found = {"message": text.decode(errors="replace")}
+            raise APIError(error.code, found, f"{verb} {path}") from None
+        return json.loads(text) if text.startswith((b"{", b"[")) else text.decode()
+
+    def ctl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
+        """Run kubectl; its output."""
+        done = subprocess.run(
+            [str(self.kubectl), f"--kubeconfig={self.kubeconfig}", *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(f"kubectl {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def kubeconfig_for(self, token: str, place: Path, server: str | None = None) -> Path:
+        """Write a kubeconfig that bears this token, to a file. `server`: another address, a proxy say."""
+        cluster: dict[str, Any] = {"server": server or self.url}
+        if cluster["server"].startswith("https://"):
+            cluster["certificate-authority"] = str(self.ca)
+        place.write_text(json.dumps(_kubeconfig(cluster, {"token": token})))
+        return place
+
+    def stop(self) -> None:
+        """End every process, the last one started first."""
+        for process in reversed(list(self.processes.values())):
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@contextlib.contextmanager
+def start_control_plane(
+    folder: Path,
+    *,
+    controllers: tuple[str, ...] = CONTROLLERS,
+    scheduler: bool = True,
+    enforce: bool = True,
+    compact_seconds: int = 300,
+) -> Iterator[ControlPlane]:
+    """Run a control plane until the block ends.
+
+    Args:
+        folder: logs, keys and etcd's data.
+        controllers: of kube-controller-manager; none at all where it is empty.
+        scheduler: whether kube-scheduler runs.
+        enforce: OwnerReferencesPermissionEnforcement and the audit log.
+        compact_seconds: how often etcd's history is dropped.
+
+    Raises:
+        RuntimeError: something did not start; the message holds the end of its log.
+    """
+    found = programs()
+    folder.mkdir(parents=True, exist_ok=True)
+    etcd, peer, api, manager, scheduling = _free_ports(5)
+    _write_keys(folder)
+    (folder / "tokens.csv").write_text(f'{ADMIN_TOKEN},admin,admin,"system:masters"\n')
+    (folder / "audit.yaml").write_text(AUDIT)
+    url = f"https://127.0.0.1:{api}"
+    kubeconfig = folder / "admin.kubeconfig"
+    plane = ControlPlane(
+        url, folder / "ca.crt", kubeconfig, found["kubectl"], folder, folder / "audit.log" if enforce else None
+    )
+    plane.kubeconfig_for(ADMIN_TOKEN, kubeconfig)
+    try:
+        _start(
+            plane,
+            "etcd",
+            [
+                found["etcd"],
+                f"--data-dir={folder / 'etcd'}",
+                f"--listen-client-urls=http://127.0.0.1:{etcd}",
+                f"--advertise-client-urls=http://127.0.0.1:{etcd}",
+                f"--listen-peer-urls=http://127.0.0.1:{peer}",
+                f"--initial-advertise-peer-urls=http://127.0.0.1:{peer}",
+                f"--initial-cluster=default=http://127.0.0.1:{peer}",
+                "--unsafe-no-fsync",
+                "--log-level=error",
+                "--quota-backend-bytes=4294967296",
+            ],
+        )
+        _start(
+            plane,
+            "kube-apiserver",
+            [
+                found["kube-apiserver"],
+                f"--etcd-servers=http://127.0.0.1:{etcd}",
+                f"--etcd-compaction-interval={compact_seconds}s",
+                f"--secure-port={api}",
+                "--bind-address=127.0.0.1",
+                "--advertise-address=127.0.0.1",
+                "--endpoint-reconciler-type=none",
+                f"--tls-cert-file={folder / 'server.crt'}",
+                f"--tls-private-key-file={folder / 'server.key'}",
+                "--service-cluster-ip-range=10.96.0.0/16",
+                "--service-account-issuer=https://psr.test",
+                f"--service-account-signing-key-file={folder / 'accounts.key'}",
+                f"--service-account-key-file={folder / 'accounts.pub'}",
+                f"--token-auth-file={folder / 'tokens.csv'}",
+                "--anonymous-auth=false",
+                "--authorization-mode=RBAC",
+                "--enable-priority-and-fairness=false",
+                "--max-requests-inflight=1000",
+                "--max-mutating-requests-inflight=1000",
+                *(
+                    [
+                        "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
+                        f"--audit-policy-file={folder / 'audit.yaml'}",
+                        f"--audit-log-path={folder / 'audit.log'}",
+                    ]
+                    if enforce
+                    else []
+                ),
+            ],
+        )
+        _wait_for(plane, lambda: plane.request("GET", "/readyz") == "ok", "kube-apiserver")
+        if controllers:
+            _start(
+                plane,
+                "kube-controller-manager",
+                [
+                    found["kube-controller-manager"],
+                    f"--kubeconfig={kubeconfig}",
+                    f"--controllers={','.join(controllers)}",
+                    "--leader-elect=false",
+                    "--bind-address=127.0.0.1",
+                    f"--secure-port={manager}",
+                    f"--service-account-private-key-file={folder / 'accounts.key'}",
+                    f"--root-ca-file={folder / 'ca.crt'}",
+                    "--kube-api-qps=500",
+                    "--kube-api-burst=1000",
+                    "--concurrent-job-syncs=10",
+                ],
+            )
+        if scheduler:
+            _start(
+                plane,
+                "kube-scheduler",
+                [
+                    found["kube-scheduler"],
+                    f"--kubeconfig={kubeconfig}",
+                    "--leader-elect=false",
+                    "--bind-address=127.0.0.1",
+                    f"--secure-port={scheduling}",
+                    "--kube-api-qps=500",
+                    "--kube-api-burst=1000",
+                ],
+            )
+        if "serviceaccount-controller" in controllers:
+            path = "/api/v1/namespaces/default/serviceaccounts/default"
+            _wait_for(plane, lambda: bool(plane.request("GET", path)), "kube-controller-manager")
+        yield plane
+    finally:
+        plane.stop()
+
+
+@contextlib.contextmanager
+def named_cluster(kubeconfig: Path, folder: Path) -> Iterator[ControlPlane]:
+    """The cluster that a kubeconfig with a token names."""
+    raw = subprocess.run(
+        [str(programs()["kubectl"]), f"--kubeconfig={kubeconfig}", "config", "view", "--raw", "--minify", "-o", "json"],
+        capture_output=True,
+        check=True,
+    )
+    cluster = json.loads(raw.stdout)["clusters"][0]["cluster"]
+    ca = folder / "ca.crt"
+    ca.write_bytes(
+        base64.b64decode(cluster["certificate-authority-data"])
+        if "certificate-authority-data" in cluster
+        else Path(cluster["certificate-authority"]).read_bytes()
+    )
+    yield ControlPlane(cluster["server"], ca, kubeconfig, programs()["kubectl"], folder, None)
+
+
+def _start(plane: ControlPlane, name: str, command: list[Any]) -> None:
+    with open(plane.folder / f"{name}.log", "wb") as log:
+        plane.processes[name] = subprocess.Popen(
+            [str(part) for part in command],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "GOMAXPROCS": "2"},
+        )
+
+
+def _wait_for(plane: ControlPlane, done: Any, name: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        why = ""
+        try:
+            if done():
+                return
+        except (APIError, OSError) as error:
+            why = str(error)
+        ended = [name for name, process in plane.processes.items() if process.poll() is not None]
+        if ended or time.monotonic() > deadline:
+            which = ended[0] if ended else name
+            log = (plane.folder / f"{which}.log").read_text(errors="replace")[-3000:]
+            raise RuntimeError(f"{which} did not start ({why}):\n{log}")
+        time.sleep(0.05)
+
+
+def _kubeconfig(cluster: Mapping[str, Any], user: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "test",
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        "clusters": [{"name": "test", "cluster": dict(cluster)}],
+        "users": [{"name": "test", "user": dict(user)}],
+    }
+
+
+def _write_keys(folder: Path) -> None:
+    """A CA, the apiserver's certificate and the key that signs service-account tokens."""
+    authority, server, accounts = (rsa.generate_private_key(65537, 2048) for _ in range(3))
+    now = datetime.datetime.now(datetime.UTC)
+
+    def certificate(name: str, key: rsa.RSAPrivateKey) -> x509.CertificateBuilder:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test-ca")]))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(days=2))
+        )
+
+    identifier = x509.SubjectKeyIdentifier.from_public_key(authority.public_key())
+    usage = {
+        name: name in ("digital_signature", "key_cert_sign", "crl_sign")
+        for name in (
+            "digital_signature",
+            "content_commitment",
+            "key_encipherment",
+            "data_encipherment",
+            "key_agreement",
+            "key_cert_sign",
+            "crl_sign",
+            "encipher_only",
+            "decipher_only",
+        )
+    }
+    root = (
+        certificate("test-ca", authority)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.KeyUsage(**usage), critical=True)
+        .add_extension(identifier, critical=False)
+        .sign(authority, hashes.SHA256())
+    )
+    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    leaf = (
+        certificate("kube-apiserver", server)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
+        .sign(authority, hashes.SHA256())
+    )
+    (folder / "ca.crt").write_bytes(root.public_bytes(serialization.Encoding.PEM))
+    (folder / "server.crt").write_bytes(leaf.public_bytes(serialization.Encoding.PEM))
+    for name, key in (("server", server), ("accounts", accounts)):
+        (folder / f"{name}.key").write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.TraditionalOpenSSL,
+                serialization.NoEncryption(),
+            )
+        )
+    (folder / "accounts.pub").write_bytes(
+        accounts.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+    )
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for item in sockets:
+            item.bind(("127.0.0.1", 0))
+        return [int(item.getsockname()[1]) for item in sockets]
