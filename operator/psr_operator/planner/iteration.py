@@ -61,6 +61,10 @@ def _standing(
     return child_standing(current, "Generating" if current is pairs else "Training", iteration.spec.suspend)
 
 
+TELLING = frozenset({"Pending", "Retrying", "WaitingForGPUs"})
+"""Reasons of a child whose message its parents repeat: why nothing happens. Of all others the reason says enough."""
+
+
 def child_standing(child: Resource | None, doing: str, suspend: bool) -> Standing:
     """How a parent stands whose present child is `child` (None: not made yet)."""
     if child is None:
@@ -68,7 +72,12 @@ def child_standing(child: Resource | None, doing: str, suspend: bool) -> Standin
             return Standing(State.SUSPENDED, "Suspended", "suspended; set suspend: false to go on")
         return Standing(State.WORKING, doing, "starting")
     ready = child.status.condition("Ready")
-    message = f"{child.ref}: {ready.message}" if ready is not None else f"{child.ref} is new"
+    if ready is None:
+        message = f"{child.ref} is new"
+    elif child.status.holds("Stalled") or ready.reason in TELLING or child.kind == "SelfRewardIteration":
+        message = f"{child.ref}: {ready.message}"
+    else:
+        message = f"{child.ref}: {ready.reason}"
     if child.status.holds("Stalled") and ready is not None:
         return Standing(State.FAILED, ready.reason, message)
     if suspend:

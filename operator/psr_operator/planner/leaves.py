@@ -65,7 +65,9 @@ def plan_evaluation(evaluation: ModelEvaluation, observed: Observed, now: dateti
         result = done["evaluate"]
         return f"accuracy {result['accuracy']:.1%} on {result['problems']} problems"
 
-    step = Step("evaluate", "evaluate", configurations, "Evaluating", placement_of(evaluation), waits, server_name(evaluation))
+    step = Step(
+        "evaluate", "evaluate", configurations, "Evaluating", placement_of(evaluation), waits, server_name(evaluation)
+    )
     return _with_server(evaluation, plan_life(_life(evaluation, [step], summary), observed, now))
 
 

@@ -34,6 +34,7 @@ class ExitClass(Enum):
     MISSING = "InputMissing"
     TEMPORARY = "Temporary"
     DISRUPTION = "Disrupted"
+    MEMORY = "OutOfMemory"
     FAILURE = "Failed"
 
     @classmethod

@@ -53,7 +53,8 @@ def plan_server(server: PolicyServer, observed: Observed, now: datetime) -> Plan
             "endpoints": list(state.endpoints) if state is not None and ready else [],
             "model": state.ready if state is not None and ready else None,
             "digest": state.digest if state is not None and ready else None,
-            "holds_gpus": state is not None and not state.gone and spec.resources.gpus > 0,
+            # Stored before the server is made: training that is planned in between must not find it False.
+            "holds_gpus": spec.resources.gpus > 0 and (spec.active or (state is not None and not state.gone)),
             "image": state.image if state is not None and not state.gone else None,
             "step": standing.reason,
         }

@@ -96,7 +96,7 @@ def live(life: Life, observed: Observed, now: datetime) -> Moment:
             return Moment(
                 status, Standing(State.WORKING, "Rerunning", "waiting for the last attempt to end"), stop=stop
             )
-        status = _fresh_counts(status).model_copy(
+        status = _known_attempts(life, _fresh_counts(status), observed).model_copy(
             update={"rerun": life.rerun, "done": {}, "failure": None, "output": None, "digest": None}
         )
     step = next((item for item in life.steps if item.key not in status.done), None)
@@ -127,8 +127,16 @@ def _finished(life: Life, status: WorkStatus) -> Moment:
 
 def _failed(status: WorkStatus, observed: Observed) -> Moment:
     assert status.failure is not None
-    stop = tuple(item.name for item in observed.workloads if not item.gone)
-    return Moment(status, Standing(State.FAILED, status.failure.reason, status.failure.message), stop=stop)
+    return _stalled(status, tuple(item.name for item in observed.workloads if not item.gone))
+
+
+def _stalled(status: WorkStatus, left: tuple[str, ...]) -> Moment:
+    """Stalled once nothing is left: until then it may hold GPUs, and a parent would give them to others."""
+    assert status.failure is not None
+    if left:
+        message = f"waiting for {left[0]} to end after {status.failure.reason}: {status.failure.message}"
+        return Moment(status, Standing(State.WORKING, "Failing", message), stop=left)
+    return Moment(status, Standing(State.FAILED, status.failure.reason, status.failure.message))
 
 
 def _suspended(status: WorkStatus, step: Step, observed: Observed, now: datetime) -> Moment:
@@ -166,6 +174,13 @@ def _advance(life: Life, step: Step, status: WorkStatus, observed: Observed, now
 
 def _start(life: Life, step: Step, status: WorkStatus, attempts: Attempts, observed: Observed, now: datetime) -> Moment:
     """Write down the next attempt, once nothing is left of the last and nothing is to be waited for."""
+    found = max(
+        (item for item in observed.workloads if _of_step(life, step, item)), key=lambda item: item.attempt, default=None
+    )
+    if found is not None and found.attempt > attempts.attempt:
+        # An attempt that the status does not know of: the status was lost. It is taken up, whatever it has come to.
+        taken = attempts.model_copy(update={"attempt": found.attempt, "open": True, "observed": True})
+        return _advance(life, step, _with(status, step.key, taken), observed, now)
     left = tuple(item.name for item in observed.workloads if not item.gone)
     if left:
         standing = Standing(State.WORKING, "WaitingForPods", f"waiting for {left[0]} to end")
@@ -179,8 +194,7 @@ def _start(life: Life, step: Step, status: WorkStatus, attempts: Attempts, obser
         if ready is not None and ready.reason == "Retrying":
             message = ready.message
         return Moment(status, Standing(State.WORKING, "Retrying", message), again_after=pause)
-    highest = max([attempts.attempt, *(item.attempt for item in observed.workloads if _of_step(life, step, item))])
-    attempts = attempts.model_copy(update={"attempt": highest + 1, "open": True, "observed": False})
+    attempts = attempts.model_copy(update={"attempt": attempts.attempt + 1, "open": True, "observed": False})
     status = _with(status, step.key, attempts).model_copy(update={"step": step.doing, "progress": ""})
     name = _attempt_name(life, step, attempts.attempt)
     return Moment(status, Standing(State.WORKING, "Starting", f"starting {name}"), again_after=0.0)
@@ -197,13 +211,13 @@ def _running(life: Life, step: Step, status: WorkStatus, state: WorkloadState, n
                 f"{state.name} found no node within schedulingDeadlineSeconds ({life.scheduling_deadline}): "
                 f"{state.message or 'the scheduler gave no reason'}"
             )
-            return _fail(life, status, "SchedulingDeadlineExceeded", message, stop=(state.name,))
+            return _fail(life, status, "SchedulingDeadlineExceeded", message, state)
         again = left
     if life.deadline is not None and not pending:
         left = life.deadline - _active(status, now)
         if left <= 0:
             message = f"{state.name} ran longer than activeDeadlineSeconds ({life.deadline})"
-            return _fail(life, status, "DeadlineExceeded", message, stop=(state.name,))
+            return _fail(life, status, "DeadlineExceeded", message, state)
         again = left
     if pending:
         standing = Standing(State.WORKING, "Pending", state.message or f"{state.name} waits to be scheduled")
@@ -234,7 +248,7 @@ def _ended(life: Life, step: Step, status: WorkStatus, state: WorkloadState, now
     """An attempt failed: for good, or to be repeated after a pause."""
     ended = state.exit_class or ExitClass.FAILURE
     if ended.final:
-        return _fail(life, _close(_clock(status, running=False, now=now), step.key), ended.value, state.message)
+        return _fail(life, _close(_clock(status, running=False, now=now), step.key), ended.value, state.message, state)
     if not state.gone:
         return Moment(status, Standing(State.WORKING, "Retrying", f"{state.name} failed: {state.message}"))
     attempts = status.attempts[step.key]
@@ -250,23 +264,20 @@ def _ended(life: Life, step: Step, status: WorkStatus, state: WorkloadState, now
     status = _with(_clock(status, running=False, now=now), step.key, attempts).model_copy(update={"progress": ""})
     if over:
         reason = "BackoffLimitExceeded" if limit == "backoffLimit" else "TooManyDisruptions"
-        return _fail(life, status, reason, f"{count} {what}, more than {limit}; the last one: {state.message}")
+        return _fail(life, status, reason, f"{count} {what}, more than {limit}; the last one: {state.message}", state)
     message = f"{state.name} ended ({ended.value}): {state.message or 'no message'}; again in {pause:.0f} s"
     return Moment(status, Standing(State.WORKING, "Retrying", message), again_after=pause)
 
 
-def _fail(life: Life, status: WorkStatus, reason: str, message: str, stop: tuple[str, ...] = ()) -> Moment:
+def _fail(life: Life, status: WorkStatus, reason: str, message: str, state: WorkloadState) -> Moment:
     if message.startswith("StorageInUse"):
         reason, message = "StorageInUse", message.removeprefix("StorageInUse: ")
     failure = Failure(reason=reason, message=message[:1000], generation=life.resource.metadata.generation)
     for key, attempts in status.attempts.items():
         if attempts.open:
             status = _close(status, key)
-    return Moment(
-        status.model_copy(update={"failure": failure, "running_since": None, "progress": ""}),
-        Standing(State.FAILED, reason, message),
-        stop=stop,
-    )
+    status = status.model_copy(update={"failure": failure, "running_since": None, "progress": ""})
+    return _stalled(status, () if state.gone else (state.name,))
 
 
 def _workload(life: Life, step: Step, status: WorkStatus) -> Workload:
@@ -298,6 +309,16 @@ def _fresh_counts(status: WorkStatus) -> WorkStatus:
     """Only the numbers of the attempts go on; what they count to and how long they ran starts anew."""
     attempts = {key: Attempts(attempt=item.attempt) for key, item in status.attempts.items()}
     return status.model_copy(update={"attempts": attempts, "active_seconds": 0.0, "running_since": None})
+
+
+def _known_attempts(life: Life, status: WorkStatus, observed: Observed) -> WorkStatus:
+    """The numbers of attempts that exist count as used, whether or not the status knew of them."""
+    for step in life.steps:
+        for item in observed.workloads:
+            known = status.attempts.get(step.key, Attempts())
+            if _of_step(life, step, item) and item.attempt > known.attempt:
+                status = _with(status, step.key, known.model_copy(update={"attempt": item.attempt}))
+    return status
 
 
 def _with(status: WorkStatus, key: str, attempts: Attempts) -> WorkStatus:

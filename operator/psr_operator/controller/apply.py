@@ -1,0 +1,350 @@
+"""Every write of the controller, with its guards.
+
+| what | how |
+| --- | --- |
+| create | POST; the name taken → live GET → ours by the owner's uid, else `NameCollision` |
+| our children's specs | JSON merge patch of what differs, with uid and resourceVersion; what was unset goes |
+| a server's objects | replaced as a whole on a live read whose owner is checked |
+| status | server-side apply with the resourceVersion that it was planned from |
+| Jobs | never written again; deleted with their uid |
+| events | after the status is stored |
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from psr_operator.api import GROUP, VERSION, PolicyServer, Resource
+from psr_operator.api.stored import parse, to_stored
+from psr_operator.conditions import Transition
+from psr_operator.controller.cache import Cache, Entry, key_of
+from psr_operator.controller.client import Client, Refused
+from psr_operator.controller.facts import DeploymentFacts, JobFacts, deployment_facts, job_facts
+from psr_operator.controller.queue import Key
+from psr_operator.planner.plan import Server, Workload
+from psr_operator.render import (
+    ANNOTATION_MODEL_HASH,
+    RenderError,
+    Settings,
+    job,
+    key_secret,
+    model_hash,
+    server_hash,
+)
+from psr_operator.render import server as render_server
+
+PLURALS = {
+    "SelfRewardRun": "selfrewardruns",
+    "SelfRewardIteration": "selfrewarditerations",
+    "PreferenceGeneration": "preferencegenerations",
+    "StepDPOJob": "stepdpojobs",
+    "SFTJob": "sftjobs",
+    "ModelEvaluation": "modelevaluations",
+    "PolicyServer": "policyservers",
+}
+COLLECTIONS = {
+    "Job": ("batch/v1", "jobs"),
+    "Deployment": ("apps/v1", "deployments"),
+    "PodDisruptionBudget": ("policy/v1", "poddisruptionbudgets"),
+    "Service": ("v1", "services"),
+    "ConfigMap": ("v1", "configmaps"),
+    "Secret": ("v1", "secrets"),
+    "Pod": ("v1", "pods"),
+    "Event": ("v1", "events"),
+    "ReplicaSet": ("apps/v1", "replicasets"),
+    **{kind: (f"{GROUP}/{VERSION}", plural) for kind, plural in PLURALS.items()},
+}
+
+
+class Obstacle(Exception):
+    """What is wanted cannot be made, and waiting will not help.
+
+    Attributes:
+        reason: CamelCase, for the condition.
+        collection, body: of the POST that was refused, to be tried again; None where nothing was sent.
+    """
+
+    def __init__(
+        self, reason: str, message: str, collection: str | None = None, body: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.collection = collection
+        self.body = body
+
+
+def collection_of(kind: str, namespace: str | None) -> str:
+    """Path of the objects of a kind in a namespace, or in all of them."""
+    version, plural = COLLECTIONS[kind]
+    root = f"/api/{version}" if "/" not in version else f"/apis/{version}"
+    return f"{root}/namespaces/{namespace}/{plural}" if namespace else f"{root}/{plural}"
+
+
+class Writer:
+    """Writes for one operator.
+
+    Args:
+        settings: what rendering needs to know of this operator.
+        noted: told of each object of ours that a write has changed, once the cache knows it, and whether its spec is new.
+    """
+
+    def __init__(
+        self, client: Client, cache: Cache, settings: Settings, noted: Callable[[Key, Entry, bool], None]
+    ) -> None:
+        self.client = client
+        self._cache = cache
+        self._settings = settings
+        self._noted = noted
+
+    # --- our own objects
+
+    async def status(self, key: Key, entry: Entry, status: Mapping[str, Any]) -> None:
+        """Store a status that was planned from `entry`.
+
+        Raises:
+            Refused: 409 where the object has changed since.
+        """
+        body = {
+            "apiVersion": f"{GROUP}/{VERSION}",
+            "kind": key.kind,
+            "metadata": {
+                "name": key.name,
+                "namespace": key.namespace,
+                "uid": entry.uid,
+                "resourceVersion": str(entry.version),
+            },
+            "status": dict(status),
+        }
+        stored = await self.client.apply(f"{collection_of(key.kind, key.namespace)}/{key.name}/status", body)
+        self._take(stored, spec=False)
+
+    async def child(self, parent: Resource, wanted: Resource) -> bool:
+        """Make a child exist with this spec. Tells whether it was made now.
+
+        Raises:
+            Obstacle: the name is somebody else's, or the apiserver refuses the child.
+        """
+        key = Key(wanted.kind, wanted.metadata.namespace, wanted.metadata.name)
+        entry = self._cache.get(key)
+        if entry is None:
+            raw, made = await self._create(wanted.kind, key.namespace, to_stored(wanted), parent.metadata.uid)
+            self._take(raw)
+            return made
+        if entry.owner != parent.metadata.uid:
+            raise _collision(wanted.kind, key.name)
+        if not entry.deleting:
+            await self._update(key, entry, wanted)
+        return False
+
+    async def _update(self, key: Key, entry: Entry, wanted: Resource) -> None:
+        spec = wanted.spec.to_json()
+        digest = int.from_bytes(hashlib.blake2b(json.dumps(spec, sort_keys=True).encode(), digest_size=8).digest())
+        raw = entry.raw()
+        generation = int(raw["metadata"].get("generation", 0))
+        if entry.checked == (generation, digest):
+            return
+        before = parse({**raw, "status": {}}).spec.to_json()
+        change = difference(before, spec)
+        if change:
+            meta = {"uid": entry.uid, "resourceVersion": str(entry.version)}
+            path = f"{collection_of(key.kind, key.namespace)}/{key.name}"
+            try:
+                raw = await self.client.merge(path, {"metadata": meta, "spec": change})
+            except Refused as refused:
+                if refused.passing:
+                    raise
+                raise Obstacle("ChildRejected", str(refused)) from refused
+            self._take(raw)
+            generation = int(raw["metadata"].get("generation", 0))
+        fresh = self._cache.get(key)
+        if fresh is not None and fresh.uid == entry.uid:
+            fresh.checked = (generation, digest)
+
+    def _take(self, raw: Mapping[str, Any], *, spec: bool = True) -> None:
+        """Have the cache know what a write has changed; the watch will tell nothing new of it."""
+        entry = self._cache.put(raw)
+        if entry is not None:
+            self._noted(key_of(raw), entry, spec)
+
+    # --- workloads
+
+    async def workload(self, owner: Resource, workload: Workload) -> bool:
+        """Make a Job, unless it is there. Tells whether it was made now.
+
+        Raises:
+            Obstacle: it cannot be rendered, the name is somebody else's, or the apiserver refuses it.
+        """
+        if any(found.name == workload.name for found in self._cache.jobs.of(owner.metadata.uid)):
+            return False
+        try:
+            body = job(workload, owner, self._settings)
+        except RenderError as error:
+            raise Obstacle(error.reason, str(error)) from error
+        raw, made = await self._create("Job", owner.metadata.namespace, body, owner.metadata.uid)
+        facts = job_facts(raw)
+        if facts is not None:
+            self._cache.jobs.put(facts)
+        return made
+
+    async def stop(self, facts: JobFacts) -> None:
+        """Delete a Job; its pods follow."""
+        if not facts.deleting:
+            path = f"{collection_of('Job', facts.belongs.namespace)}/{facts.name}"
+            await self.client.delete(path, facts.uid)
+
+    # --- servers
+
+    async def server(self, owner: PolicyServer, server: Server, facts: DeploymentFacts | None) -> bool:
+        """Make a server's objects exist as wanted. The Deployment comes last: it tells that the others are there.
+
+        A Deployment whose wanted value is the same is left alone, whatever this operator would render today, and only
+        its note of the model changes with the model: pods are not restarted by an upgrade.
+        """
+        same_server = facts is not None and facts.server_hash == server_hash(server)
+        same_model = facts is not None and facts.model_hash == model_hash(server)
+        running = facts is not None and facts.replicas > 0
+        if running and same_server and same_model:
+            return False
+        try:
+            objects = render_server(server, owner, self._settings, image=facts.image if running and facts else None)
+        except RenderError as error:
+            raise Obstacle(error.reason, str(error)) from error
+        if facts is None:
+            key = base64.urlsafe_b64encode(secrets.token_bytes(24)).decode()
+            secret = key_secret(server.name, owner, key)
+            await self._create("Secret", owner.metadata.namespace, secret, owner.metadata.uid)
+        for body in sorted(objects, key=lambda item: item["kind"] == "Deployment"):
+            if body["kind"] == "Deployment":
+                if server.digest is None:  # nothing tells this model from another but a pod of its own
+                    notes = body["spec"]["template"]["metadata"].setdefault("annotations", {})
+                    notes[ANNOTATION_MODEL_HASH] = model_hash(server)
+                only_model = running and same_server and server.digest is not None
+                self._take_deployment(await self._put(body, owner, fresh=facts is None, only_notes=only_model))
+            elif not (same_model if body["kind"] == "ConfigMap" else same_server):
+                await self._put(body, owner, fresh=facts is None)
+        return facts is None
+
+    async def release(self, owner: PolicyServer, facts: DeploymentFacts) -> None:
+        """Scale a server to nothing."""
+        if facts.replicas == 0:
+            return
+        path = f"{collection_of('Deployment', facts.belongs.namespace)}/{facts.name}"
+        live = await self.client.get(path)
+        if live is not None and _owned(live, owner.metadata.uid):
+            live["spec"]["replicas"] = 0
+            self._take_deployment(await self.client.replace(path, live))
+
+    def _take_deployment(self, raw: Mapping[str, Any]) -> None:
+        facts = deployment_facts(raw)
+        if facts is not None:
+            self._cache.deployments.put(facts)
+
+    async def _put(
+        self, body: dict[str, Any], owner: Resource, *, fresh: bool, only_notes: bool = False
+    ) -> dict[str, Any]:
+        """Create an object of a server, or replace the one that is there (`only_notes`: its annotations)."""
+        kind, namespace, uid = body["kind"], owner.metadata.namespace, owner.metadata.uid
+        if fresh:
+            raw, made = await self._create(kind, namespace, body, uid)
+            if made:
+                return raw
+        path = f"{collection_of(kind, namespace)}/{body['metadata']['name']}"
+        live = await self.client.get(path)
+        if live is None:
+            return (await self._create(kind, namespace, body, uid))[0]
+        if not _owned(live, uid):
+            raise _collision(kind, body["metadata"]["name"])
+        if only_notes:
+            live["metadata"].setdefault("annotations", {}).update(body["metadata"].get("annotations", {}))
+            return await self.client.replace(path, live)
+        meta = {
+            **body["metadata"],
+            "uid": live["metadata"]["uid"],
+            "resourceVersion": live["metadata"]["resourceVersion"],
+        }
+        return await self.client.replace(path, {**body, "metadata": meta})
+
+    # --- all of them
+
+    async def _create(
+        self, kind: str, namespace: str, body: Mapping[str, Any], uid: str
+    ) -> tuple[dict[str, Any], bool]:
+        """POST an object. The object, and whether it was made now (or is ours from before)."""
+        collection = collection_of(kind, namespace)
+        try:
+            return await self.client.create(collection, body), True
+        except Refused as refused:
+            name = body["metadata"]["name"]
+            if refused.reason == "AlreadyExists":
+                live = await self.client.get(f"{collection}/{name}")
+                if live is None:
+                    raise  # it went in between: again
+                if _owned(live, uid):
+                    return live, False
+                raise _collision(kind, name, collection, body) from refused
+            if refused.passing or refused.code == 404:
+                raise
+            raise Obstacle(f"{kind}Rejected", str(refused), collection, body) from refused
+
+    async def still(self, obstacle: Obstacle) -> bool:
+        """Whether what was refused would be refused again."""
+        if obstacle.collection is None or obstacle.body is None:
+            return False
+        try:
+            await self.client.create(f"{obstacle.collection}?dryRun=All", obstacle.body)
+        except Refused as refused:
+            return not refused.passing or refused.reason == "AlreadyExists"
+        return False
+
+    async def event(self, resource: Resource, transition: Transition, now: datetime) -> None:
+        """Report a transition."""
+        meta = resource.metadata
+        when = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+        body = {
+            "metadata": {"name": f"{meta.name}.{secrets.token_hex(6)}", "namespace": meta.namespace},
+            "involvedObject": {
+                "apiVersion": f"{GROUP}/{VERSION}",
+                "kind": resource.kind,
+                "name": meta.name,
+                "namespace": meta.namespace,
+                "uid": meta.uid,
+            },
+            "reason": transition.reason,
+            "message": transition.message[:1000],
+            "type": "Warning" if transition.warning else "Normal",
+            "count": 1,
+            "firstTimestamp": when,
+            "lastTimestamp": when,
+            "source": {"component": "psr-operator"},
+            "reportingComponent": "psr-operator",
+        }
+        await self.client.create(collection_of("Event", meta.namespace), body)
+
+
+def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON merge patch that makes `after` of `before`."""
+    change: dict[str, Any] = {key: None for key in before if key not in after}
+    for key, value in after.items():
+        old = before.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            inner = difference(old, value)
+            if inner:
+                change[key] = inner
+        elif key not in before or old != value:
+            change[key] = value
+    return change
+
+
+def _owned(raw: Mapping[str, Any], uid: str) -> bool:
+    return any(item["uid"] == uid for item in raw["metadata"].get("ownerReferences") or ())
+
+
+def _collision(kind: str, name: str, collection: str | None = None, body: Mapping[str, Any] | None = None) -> Obstacle:
+    message = f"{kind}/{name} exists and belongs to somebody else; remove it, or give this object another name"
+    return Obstacle("NameCollision", message, collection, body)

@@ -1,0 +1,188 @@
+"""What the controller knows: our objects as compressed JSON, and the facts of what they own.
+
+Fed by kopf's watches and by the answers to our own writes, whichever is newer. An object is parsed when it is looked
+at, not kept parsed: thousands of them are known, a few are looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from sys import intern
+from typing import Any, TypeVar
+
+from psr_operator.controller.facts import DeploymentFacts, JobFacts, PodFacts
+from psr_operator.controller.queue import Key
+
+Raw = Mapping[str, Any]
+UNREAD = ("managedFields", "creationTimestamp", "selfLink", "finalizers")
+
+
+@dataclass(slots=True)
+class Entry:
+    """One of our objects.
+
+    Attributes:
+        owner: uid of the object of ours that controls it, "" for none.
+        names: of the PolicyServers that its spec refers to.
+        ended: whether it is Ready or Stalled, so that its parent has something to decide.
+        packed: its JSON, compressed.
+        checked: generation and hash of the wanted spec that were last found to be the same; see `apply.py`.
+    """
+
+    uid: str
+    version: int
+    owner: str
+    names: tuple[str, ...]
+    deleting: bool
+    ended: bool
+    packed: bytes
+    checked: tuple[int, int] = (0, 0)
+
+    def raw(self) -> dict[str, Any]:
+        """The object as the apiserver gave it, without what nobody reads."""
+        found: dict[str, Any] = json.loads(zlib.decompress(self.packed))
+        return found
+
+
+Facts = TypeVar("Facts", JobFacts, PodFacts, DeploymentFacts)
+
+
+@dataclass
+class Shelf:
+    """Facts of one foreign kind by uid, and by the object of ours that they belong to."""
+
+    by_uid: dict[str, Any] = field(default_factory=dict)
+    by_object: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+
+    def put(self, facts: Any) -> bool:
+        """Take in facts; older ones than are known change nothing. Tells whether anything is new."""
+        before = self.by_uid.get(facts.uid)
+        if before is not None and before.version >= facts.version:
+            return False
+        self.by_uid[facts.uid] = facts
+        self.by_object[facts.belongs.uid].add(facts.uid)
+        return True
+
+    def drop(self, uid: str) -> Any:
+        """Forget what is gone; what was known of it."""
+        facts = self.by_uid.pop(uid, None)
+        if facts is not None:
+            ours = self.by_object[facts.belongs.uid]
+            ours.discard(uid)
+            if not ours:
+                del self.by_object[facts.belongs.uid]
+        return facts
+
+    def of(self, uid: str) -> list[Any]:
+        """Facts that belong to the object of this uid."""
+        return [self.by_uid[item] for item in self.by_object.get(uid, ())]
+
+
+class Cache:
+    """Everything that is known."""
+
+    def __init__(self) -> None:
+        self._entries: dict[Key, Entry] = {}
+        self._children: dict[str, set[Key]] = defaultdict(set)
+        self._readers: dict[tuple[str, str], set[Key]] = defaultdict(set)
+        self._keys: dict[str, Key] = {}
+        self.jobs = Shelf()
+        self.pods = Shelf()
+        self.deployments = Shelf()
+
+    # --- our objects
+
+    def put(self, raw: Raw) -> Entry | None:
+        """Take in an object of ours. None where something newer is known already."""
+        meta = raw["metadata"]
+        key = key_of(raw)
+        before = self._entries.get(key)
+        version = int(meta["resourceVersion"])
+        if before is not None and before.uid == meta["uid"] and before.version >= version:
+            return None
+        if before is not None:
+            self._unlink(key, before)
+        kept = {**raw, "metadata": {name: value for name, value in meta.items() if name not in UNREAD}}
+        owners = [item for item in meta.get("ownerReferences") or () if item.get("controller")]
+        entry = Entry(
+            uid=meta["uid"],
+            version=version,
+            owner=intern(owners[0]["uid"]) if owners else "",
+            names=_servers_named(raw),
+            deleting="deletionTimestamp" in meta,
+            ended=_ended(raw),
+            packed=zlib.compress(json.dumps(kept, separators=(",", ":")).encode(), 1),
+            checked=before.checked if before is not None and before.uid == meta["uid"] else (0, 0),
+        )
+        self._entries[key] = entry
+        self._keys[entry.uid] = key
+        if entry.owner:
+            self._children[entry.owner].add(key)
+        for name in entry.names:
+            self._readers[(key.namespace, name)].add(key)
+        return entry
+
+    def drop(self, key: Key, uid: str | None = None) -> Entry | None:
+        """Forget an object (of this uid, where one is given); what was known of it."""
+        entry = self._entries.get(key)
+        if entry is None or uid not in (None, entry.uid):
+            return None
+        del self._entries[key]
+        self._unlink(key, entry)
+        return entry
+
+    def get(self, key: Key) -> Entry | None:
+        return self._entries.get(key)
+
+    def of_kind(self, kind: str) -> set[Key]:
+        """The objects of a kind."""
+        return {key for key in self._entries if key.kind == kind}
+
+    def key_of_uid(self, uid: str) -> Key | None:
+        """The key of the object with this uid."""
+        return self._keys.get(uid)
+
+    def children(self, uid: str) -> Iterator[Key]:
+        """The objects that the object of this uid controls."""
+        yield from sorted(self._children.get(uid, ()))
+
+    def readers(self, namespace: str, server: str) -> Iterable[Key]:
+        """Objects whose spec names this PolicyServer."""
+        return tuple(self._readers.get((namespace, server), ()))
+
+    def _unlink(self, key: Key, entry: Entry) -> None:
+        self._keys.pop(entry.uid, None)
+        for index, name in ((self._children, entry.owner), *((self._readers, (key.namespace, n)) for n in entry.names)):
+            found = index.get(name)  # type: ignore[attr-defined]
+            if found is not None:
+                found.discard(key)
+                if not found:
+                    del index[name]  # type: ignore[attr-defined]
+
+    # --- what they own
+
+    def shelf(self, kind: str) -> Shelf:
+        """Where facts of a foreign kind stand."""
+        return {"Job": self.jobs, "Pod": self.pods, "Deployment": self.deployments}[kind]
+
+
+def key_of(raw: Raw) -> Key:
+    """The key of an object of ours."""
+    meta = raw["metadata"]
+    return Key(intern(raw["kind"]), intern(meta.get("namespace", "")), meta["name"])
+
+
+def _ended(raw: Raw) -> bool:
+    conditions = (raw.get("status") or {}).get("conditions") or ()
+    return any(item.get("type") in ("Ready", "Stalled") and item.get("status") == "True" for item in conditions)
+
+
+def _servers_named(raw: Raw) -> tuple[str, ...]:
+    spec = raw.get("spec") or {}
+    server = spec.get("server")
+    named = server.get("ref") if isinstance(server, Mapping) else None
+    return tuple(sorted({str(name) for name in (named, spec.get("afterRelease")) if name}))

@@ -1,0 +1,295 @@
+"""One object: read, observe, plan to a fixed point, one status write, carry out, report.
+
+The planner is asked again on its own answer until it has nothing to add, so that a chain of decisions (an attempt ends,
+the next step begins) is one write. The intent stands in the status before anything is made; what a crash leaves between
+two writes, the next look finishes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from psr_operator.api import KINDS, PolicyServer, Resource
+from psr_operator.api.common import Status, WorkStatus
+from psr_operator.api.stored import parse
+from psr_operator.conditions import Standing, State, Transition, stand, transition
+from psr_operator.controller.apply import Obstacle, Writer, collection_of
+from psr_operator.controller.ask import Asker
+from psr_operator.controller.cache import Cache, Entry
+from psr_operator.controller.client import Client, Refused
+from psr_operator.controller.facts import JobFacts, PodFacts, deployment_facts, job_facts, pod_facts
+from psr_operator.controller.observe import server_state, workload_states
+from psr_operator.controller.queue import Key, Queue
+from psr_operator.planner import plan
+from psr_operator.planner.plan import Observed, Plan, ServerState
+from psr_operator.render import LABEL_UID
+
+log = logging.getLogger(__name__)
+
+LONGEST_CHAIN = 20
+"""Plans on top of each other; more means that the planner undoes itself."""
+OBSTACLE_SECONDS = 60.0
+"""Between two looks at whether something that could not be made can be made now."""
+QUIET = frozenset(
+    {"Starting", "Pending", "WaitingForPods", "WaitingForServer", "WaitingForGPUs", "Loading", "Releasing", "Idle"}
+)
+"""Transitions that conditions show and nobody needs an event for."""
+
+
+@dataclass
+class Reconciler:
+    """Carries out the plans of objects.
+
+    Attributes:
+        now: tells the time; aware.
+        made: told of each child that was made, by the kind of its parent.
+    """
+
+    client: Client
+    cache: Cache
+    queue: Queue
+    writer: Writer
+    asker: Asker
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    made: Callable[[Key], None] = lambda _key: None
+    _obstacles: dict[Key, tuple[int, Obstacle]] = field(default_factory=dict)
+
+    async def reconcile(self, key: Key) -> float | None:
+        """Look at one object.
+
+        Returns:
+            Seconds after which to look again even if nothing happens, None for no need.
+
+        Raises:
+            Refused, Unreachable: to be tried again, with growing pauses.
+        """
+        entry = self.cache.get(key)
+        if entry is None or entry.deleting:
+            self._obstacles.pop(key, None)
+            return None
+        try:
+            resource = parse(entry.raw())
+        except ValidationError as error:
+            await self._invalid(key, entry, error)
+            return None
+        if await self._still_in_the_way(key, resource):
+            return OBSTACLE_SECONDS
+        planned, wanted, told = fold(resource, self._observe(resource), self.now())
+        if _needs_proof(resource, planned):
+            await self._refresh(resource)
+            planned, wanted, told = fold(resource, self._observe(resource), self.now())
+        await self._store(key, entry, resource, planned)
+        try:
+            await self._carry_out(key, planned, wanted)
+        except Obstacle as obstacle:
+            await self._stall(key, planned, obstacle)
+            return OBSTACLE_SECONDS
+        if told is not None and told.reason not in QUIET:
+            await self.writer.event(planned, told, self.now())
+        return wanted.again_after
+
+    # --- what is seen
+
+    def _observe(self, resource: Resource) -> Observed:
+        uid, namespace = resource.metadata.uid, resource.metadata.namespace
+        jobs: list[JobFacts] = [job for job in self.cache.jobs.of(uid) if job.owner == uid]
+        ours = {job.uid for job in jobs}
+        pods: list[PodFacts] = [
+            pod
+            for pod in self.cache.pods.of(uid)
+            if pod.owner in ours or pod.server or pod.owner not in self.cache.jobs.by_uid
+        ]
+        peers = {}
+        entry = self.cache.get(Key(resource.kind, namespace, resource.metadata.name))
+        for name in entry.names if entry is not None else ():
+            peer = self._read(Key("PolicyServer", namespace, name))
+            if peer is not None:
+                peers[name] = peer
+        children = tuple(found for key in self.cache.children(uid) if (found := self._read(key)) is not None)
+        states = workload_states(jobs, pods, self.asker.heard_of(uid))
+        return Observed(states, self._server(resource, pods), children, peers)
+
+    def _read(self, key: Key) -> Resource | None:
+        """An object from the cache; None for one that is not there or cannot be read (it says so itself)."""
+        entry = self.cache.get(key)
+        if entry is None or entry.deleting:
+            return None
+        try:
+            return parse(entry.raw())
+        except ValidationError:
+            return None
+
+    def _server(self, resource: Resource, pods: list[PodFacts]) -> tuple[ServerState, ...]:
+        if not isinstance(resource, PolicyServer):
+            return ()
+        meta, spec = resource.metadata, resource.spec
+        deployment = next((item for item in self.cache.deployments.of(meta.uid) if item.owner == meta.uid), None)
+        state = server_state(
+            meta.name,
+            deployment,
+            pods,
+            self.asker.told,
+            url=f"http://{meta.name}.{meta.namespace}.svc:{spec.port or 8000}",
+            model=spec.model.uri,
+            digest=spec.model_digest,
+        )
+        return (state,) if state is not None else ()
+
+    async def _refresh(self, resource: Resource) -> None:
+        """Read what an object owns from the apiserver itself."""
+        meta = resource.metadata
+        selector = f"{LABEL_UID}={meta.uid}"
+        kinds: tuple[tuple[str, Callable[[Any], Any]], ...] = (("Job", job_facts), ("Pod", pod_facts))
+        if isinstance(resource, PolicyServer):
+            kinds = (("Deployment", deployment_facts), ("Pod", pod_facts))
+        for kind, facts_of in kinds:
+            shelf = self.cache.shelf(kind)
+            before = {item.uid for item in shelf.of(meta.uid)}
+            found = set()
+            async for raw in self.client.items(collection_of(kind, meta.namespace), selector):
+                facts = facts_of(raw)
+                if facts is not None:
+                    found.add(facts.uid)
+                    shelf.put(facts)
+            for uid in before - found:
+                shelf.drop(uid)
+
+    # --- what is written
+
+    async def _store(self, key: Key, entry: Entry, before: Resource, planned: Resource) -> None:
+        if planned.status == before.status:
+            return
+        try:
+            await self.writer.status(key, entry, planned.status.to_json())
+        except Refused as refused:
+            if refused.code != 409:
+                raise
+            await self._read_again(key)
+            raise
+
+    async def _read_again(self, key: Key) -> None:
+        """Take in the newest version of an object that the cache is behind of."""
+        raw = await self.client.get(f"{collection_of(key.kind, key.namespace)}/{key.name}")
+        if raw is None:
+            self.cache.drop(key)
+        else:
+            self.cache.put(raw)
+
+    async def _carry_out(self, key: Key, resource: Resource, wanted: Plan) -> None:
+        for child in wanted.children:
+            if await self.writer.child(resource, child):
+                self.made(key)
+        jobs = {job.name: job for job in self.cache.jobs.of(resource.metadata.uid)}
+        for name in wanted.stop:
+            if name in jobs:
+                await self.writer.stop(jobs[name])
+        for workload in wanted.workloads:
+            if await self.writer.workload(resource, workload):
+                self.made(key)
+        if isinstance(resource, PolicyServer):
+            uid = resource.metadata.uid
+            deployment = next((item for item in self.cache.deployments.of(uid) if item.owner == uid), None)
+            for server in wanted.servers:
+                if await self.writer.server(resource, server, deployment):
+                    self.made(key)
+            if not wanted.servers and deployment is not None:
+                await self.writer.release(resource, deployment)
+
+    async def _stall(self, key: Key, resource: Resource, obstacle: Obstacle) -> None:
+        """Say that what is wanted cannot be made."""
+        log.warning("%s/%s %s: %s", key.namespace, resource.ref, obstacle.reason, obstacle)
+        self._obstacles[key] = (resource.metadata.generation, obstacle)
+        await self._stand(key, resource, Standing(State.FAILED, obstacle.reason, str(obstacle)))
+
+    async def _stand(self, key: Key, resource: Resource, standing: Standing) -> None:
+        entry = self.cache.get(key)
+        if entry is None:
+            return
+        stored = resource.model_copy(update={"status": resource.status})
+        status = resource.status.model_copy(update=stand(standing, stored, self.now()))
+        if status.to_json() != (entry.raw().get("status") or {}):
+            await self.writer.status(key, entry, status.to_json())
+            told = transition(stored, standing)
+            if told is not None:
+                await self.writer.event(resource, told, self.now())
+
+    async def _still_in_the_way(self, key: Key, resource: Resource) -> bool:
+        """Whether what could not be made for this very spec cannot be made now either."""
+        if key not in self._obstacles:
+            return False
+        generation, obstacle = self._obstacles[key]
+        if generation == resource.metadata.generation and await self.writer.still(obstacle):
+            return True
+        del self._obstacles[key]
+        return False
+
+    async def _invalid(self, key: Key, entry: Entry, error: ValidationError) -> None:
+        """Say what is wrong with an object that the models refuse."""
+        raw = entry.raw()
+        kind = KINDS[key.kind]
+        status_kind = kind.model_fields["status"].annotation
+        assert isinstance(status_kind, type)
+        try:
+            status: Status = status_kind.model_validate(raw.get("status") or {})
+        except ValidationError:
+            status = status_kind()
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc']) or 'the object'}: {fault['msg']}"
+            for fault in error.errors()
+        )
+        bare = kind.model_construct(kind=key.kind, metadata=_meta(raw), spec=None, status=status)
+        standing = Standing(State.FAILED, "InvalidSpec", f"{faults}; correct it and apply it again")
+        await self._stand(key, bare, standing)
+
+
+def fold(resource: Resource, observed: Observed, now: datetime) -> tuple[Resource, Plan, Transition | None]:
+    """Plan until the plan changes nothing any more.
+
+    Returns:
+        The object with the status to be stored, its plan, and the last transition on the way.
+    """
+    told = None
+    for _ in range(LONGEST_CHAIN):
+        wanted = plan(resource, observed, now)
+        told = wanted.transition or told
+        if wanted.status == resource.status:
+            return resource, wanted, told
+        resource = resource.model_copy(update={"status": wanted.status})
+    raise RuntimeError(f"{resource.ref}: the plans of this object undo each other; please report it with its manifest")
+
+
+def _needs_proof(before: Resource, after: Resource) -> bool:
+    """Whether the apiserver must be asked, not the cache: before an attempt counts as lost or is followed by another
+    (two writers), and before a server's devices count as free (two holders)."""
+    if isinstance(before, PolicyServer):
+        return bool(before.status.holds_gpus and not after.status.holds_gpus)
+    if not isinstance(before.status, WorkStatus):
+        return False
+    for key, item in after.status.attempts.items():
+        earlier = before.status.attempts.get(key)
+        lost = item.disruptions > (earlier.disruptions if earlier is not None else 0)
+        again = item.open and item.attempt > 1 and (earlier is None or item.attempt > earlier.attempt)
+        if lost or again:
+            return True
+    return False
+
+
+def _meta(raw: dict[str, Any]) -> Any:
+    from psr_operator.api.common import Meta
+
+    meta = raw["metadata"]
+    return Meta.model_construct(
+        name=meta["name"],
+        namespace=meta["namespace"],
+        uid=meta["uid"],
+        generation=int(meta.get("generation", 1)),
+        labels={},
+        annotations={},
+        owner_references=[],
+    )
