@@ -17,7 +17,7 @@ export UV_NO_CONFIG := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-control demo-seeds test control-plane test-quick lint format lock verify clean
+.PHONY: help demo demo-control demo-seeds test control-plane test-quick bench-operator lint format crds lock verify clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,10 @@ control-plane: $(DEV)/ready $(CONTROL)/ready ## build kube-apiserver and its kin
 test-quick: $(DEV)/ready ## the tests that start no vLLM
 	$(DEV)/bin/python -m pytest -m "not engine"
 
+bench-operator: $(DEV)/ready $(CONTROL)/ready ## the operator against a plain kopf one, and with more objects (out/bench/operator.json)
+	$(DEV)/bin/python tests/control_plane/build.py
+	$(DEV)/bin/python -m benchmarks.operator
+
 lint: $(DEV)/ready ## ruff, mypy --strict, import contracts
 	$(DEV)/bin/ruff check .
 	$(DEV)/bin/ruff format --check .
@@ -56,9 +60,13 @@ format: $(DEV)/ready ## format the code
 	$(DEV)/bin/ruff check --fix .
 	$(DEV)/bin/ruff format .
 
-verify: $(DEV)/ready ## regenerate the locks and fail on a difference
+crds: $(DEV)/ready ## write crds/ anew from the models
+	$(DEV)/bin/psr crds --to crds
+
+verify: $(DEV)/ready ## regenerate the CRDs and the locks and fail on a difference
+	$(MAKE) --no-print-directory crds
 	$(MAKE) --no-print-directory lock
-	git diff --exit-code requirements
+	git diff --exit-code crds requirements
 
 lock: $(UV) ## write the hashed locks in requirements/ anew
 	for name in operator gpu; do $(UV) pip compile -q pyproject.toml requirements/build.in --extra $$name $(LOCK) -o requirements/$$name.txt; done

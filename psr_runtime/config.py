@@ -52,6 +52,7 @@ class Words(BaseModel):
         validate_by_alias=True,
         extra="forbid",
         frozen=True,
+        allow_inf_nan=False,
         protected_namespaces=(),
     )
 
@@ -60,9 +61,8 @@ class Words(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-Uri = Annotated[
-    str, StringConstraints(pattern=r"^(file:///|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/).+$", max_length=1024)
-]
+URI = r"^(file:///|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/).+$"
+Uri = Annotated[str, StringConstraints(pattern=URI, max_length=1024)]
 """`file:///…` or `s3://bucket/…`."""
 Text = Annotated[str, StringConstraints(max_length=16384)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=40)]

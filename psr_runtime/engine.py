@@ -2,6 +2,7 @@
 
 Every sampling field is sent with every request, so that no server default leaks in. A server that is not there, not
 ready or still serves another model is waited for; what it answers under another digest is never accepted.
+A name with several addresses (a headless Service) is several replicas.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import asyncio
 import hashlib
 import json
 import os
+import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -26,6 +29,9 @@ SERVED_NAME = "psr"
 
 CONNECTIONS = 512
 """Requests under way at once; a process may have 1,024 files open on most machines."""
+
+LOOK_AGAIN_SECONDS = 1.0
+"""Names are looked up at most this often, however many requests wait for a server that is away."""
 
 DIGEST_HEADER = "X-PSR-Model-Digest"
 
@@ -110,6 +116,17 @@ def open_engine(endpoint: Endpoint, digest: str) -> Engine:
     return VLLMClient(endpoint, digest, os.environ.get("PSR_SERVER_KEY"))
 
 
+async def addresses_of(host: str, port: int) -> list[str]:
+    """Addresses of a host, sorted: of IPv4, else of IPv6 (a replica that has both is one replica).
+
+    Raises:
+        OSError: the name does not resolve.
+    """
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    families = {family: sorted({str(item[4][0]) for item in found if item[0] == family}) for family, *_ in found}
+    return families.get(socket.AF_INET) or families.get(socket.AF_INET6) or []
+
+
 @dataclass
 class VLLMClient:
     """`Engine` on the OpenAI completions route of vLLM, with its token-id extensions.
@@ -118,12 +135,18 @@ class VLLMClient:
         endpoint: replicas and how long to wait for them.
         digest: the model that must answer.
         key: bearer key, None for an open server.
+        resolve: addresses of a host and port.
     """
 
     endpoint: Endpoint
     digest: str
     key: str | None = None
     usage: dict[str, Usage] = field(default_factory=dict)
+    resolve: Callable[[str, int], Awaitable[list[str]]] = addresses_of
+    _replicas: list[str] = field(default_factory=list)
+    _stale: bool = True
+    _look_at: float = 0.0
+    _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _client: aiohttp.ClientSession | None = None
     _context: int | None = None
 
@@ -148,7 +171,7 @@ class VLLMClient:
 
     async def context_length(self) -> int:
         if self._context is None:
-            answer = await self._ask("GET", self.endpoint.urls[0], "/v1/models", None)
+            answer = await self._ask("GET", None, "/v1/models", None)
             self._context = int(answer["data"][0]["max_model_len"])
         return self._context
 
@@ -177,7 +200,7 @@ class VLLMClient:
         }
         if sampling.seed is not None:
             body["seed"] = sampling.seed
-        answer = await self._ask("POST", self._replica(affinity), "/v1/completions", body)
+        answer = await self._ask("POST", affinity, "/v1/completions", body)
         self._count(purpose, answer.get("usage") or {}, sampling.n)
         choices = sorted(answer["choices"], key=lambda choice: int(choice["index"]))
         return [
@@ -185,9 +208,39 @@ class VLLMClient:
             for choice in choices
         ]
 
-    def _replica(self, affinity: str) -> str:
-        urls = self.endpoint.urls
-        return urls[int.from_bytes(hashlib.sha256(affinity.encode()).digest()[:6], "big") % len(urls)]
+    async def _replica(self, affinity: str | None) -> str:
+        """Base URL of the replica for an affinity, of the first one for None.
+
+        Raises:
+            OSError: a name does not resolve.
+        """
+        async with self._looking:
+            if self._stale and time.monotonic() >= self._look_at:
+                self._look_at = time.monotonic() + LOOK_AGAIN_SECONDS
+                self._replicas = []
+                self._replicas = [base for url in self.endpoint.urls for base in await self._bases(url)]
+                self._stale = False
+            bases = self._replicas
+        if not bases:
+            raise OSError("its name does not resolve")
+        if affinity is None:
+            return bases[0]
+        return bases[int.from_bytes(hashlib.sha256(affinity.encode()).digest()[:6], "big") % len(bases)]
+
+    async def _bases(self, url: str) -> list[str]:
+        """Base URL of each replica behind a URL: itself, unless its host has several addresses.
+
+        A certificate is for a name, so https stays with it.
+        """
+        parts = urlsplit(url.rstrip("/"))
+        if parts.scheme != "http" or parts.hostname is None:
+            return [parts.geturl()]
+        port = parts.port or 80
+        addresses = await self.resolve(parts.hostname, port)
+        if len(addresses) < 2:
+            return [parts.geturl()]
+        hosts = [f"[{address}]" if ":" in address else address for address in addresses]
+        return [f"http://{host}:{port}{parts.path}" for host in hosts]
 
     def _count(self, purpose: str, usage: dict[str, Any], n: int) -> None:
         total = self.usage.setdefault(purpose, Usage())
@@ -197,8 +250,10 @@ class VLLMClient:
         if n == 1:
             total.cached_tokens += int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
 
-    async def _ask(self, verb: str, base: str, route: str, body: dict[str, Any] | None) -> dict[str, Any]:
+    async def _ask(self, verb: str, affinity: str | None, route: str, body: dict[str, Any] | None) -> dict[str, Any]:
         """One request, waiting while the server is away, not ready or on another model.
+
+        When a replica does not answer, its name is looked up again before the next try: another pod may stand for it.
 
         Raises:
             Interrupted: it did not become ready in time.
@@ -206,15 +261,17 @@ class VLLMClient:
             DataError: the server refuses the request itself.
         """
         assert self._client is not None, "use the client as an async context manager"
-        url = base.rstrip("/") + route
+        url = self.endpoint.urls[0].rstrip("/") + route
         deadline = time.monotonic() + self.endpoint.ready_seconds
         pause = 0.05
         while True:
             try:
+                url = await self._replica(affinity) + route
                 async with self._client.request(verb, url, json=body) as response:
                     status, content = response.status, await response.read()
-            except (aiohttp.ClientError, TimeoutError) as error:
+            except (aiohttp.ClientError, OSError) as error:
                 why = f"cannot be reached ({type(error).__name__})"
+                self._stale = True
             else:
                 if status == 200:
                     answer: dict[str, Any] = json.loads(content)

@@ -1,16 +1,19 @@
-"""What tests of several rooms share: a control plane that is started once, and a namespace of each test's own."""
+"""What tests of several rooms share: a control plane that is started once, PSR's kinds on it, namespaces."""
 
 from __future__ import annotations
 
 import os
 import re
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.control_plane.plane import ControlPlane, named_cluster, start_control_plane
+from psr_operator.api import GROUP, KINDS, VERSION
+from psr_operator.api.crd import rendered
+from tests.control_plane.plane import APIError, ControlPlane, named_cluster, start_control_plane
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +23,39 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     given = os.environ.get("PSR_TEST_KUBECONFIG")
     with named_cluster(Path(given), folder) if given else start_control_plane(folder) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def crds(plane: ControlPlane) -> ControlPlane:
+    """The control plane with every kind of PSR installed and served."""
+    for text in rendered().values():
+        plane.request("PATCH", _definition(text), text, content="application/apply-patch+yaml")
+    deadline = time.monotonic() + 60
+    waiting = {f"{kind.lower()}s" for kind in KINDS}
+    while waiting:
+        assert time.monotonic() < deadline, f"not served: {', '.join(sorted(waiting))}"
+        waiting = {name for name in waiting if not _served(plane, name)}
+    return plane
+
+
+def _definition(text: str) -> str:
+    (name,) = re.findall(r"(?m)^  name: (\S+)$", text)[:1]
+    return (
+        f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}"
+        "?fieldManager=tests&force=true&fieldValidation=Strict"
+    )
+
+
+def _served(plane: ControlPlane, plural: str) -> bool:
+    try:
+        plane.request("GET", f"/apis/{GROUP}/{VERSION}/{plural}?limit=1")
+        found = plane.request("GET", f"/apis/{GROUP}/{VERSION}")
+    except APIError as error:
+        if error.code not in (404, 503):
+            raise
+        time.sleep(0.05)
+        return False
+    return any(item["name"] == plural for item in found["resources"])
 
 
 @pytest.fixture

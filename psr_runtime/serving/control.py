@@ -153,17 +153,18 @@ class ControlHandler(BaseHTTPRequestHandler):
     served: Controlled
 
     def do_GET(self) -> None:
+        address = urlsplit(self.path)
+        digest = parse_qs(address.query).get("digest", [""])[0]
+        if address.path == "/psr/ready" and not digest:
+            self._probe()
+            return
         if not self._allowed():
             return
-        address = urlsplit(self.path)
         if address.path == "/psr/state":
             self._answer(200, self.served.describe())
         elif address.path == "/psr/ready":
-            digest = parse_qs(address.query).get("digest", [""])[0]
             about = self.served.describe()
-            if not digest:
-                self._answer(400, {"error": "name the model: /psr/ready?digest=sha256:…"})
-            elif self.served.ready(digest):
+            if self.served.ready(digest):
                 self._answer(200, {"digest": digest, "check": about["check"]})
             else:
                 self._answer(503, {key: about[key] for key in ("state", "digest", "message")})
@@ -192,6 +193,12 @@ class ControlHandler(BaseHTTPRequestHandler):
             return
         self.served.order(order.model, order.digest)
         self._answer(202, {key: self.served.describe()[key] for key in ("state", "digest", "message")})
+
+    def _probe(self) -> None:
+        """Whether the wanted model is served, and nothing more: a kubelet has no key and names no model."""
+        wanted = self.served.describe()["digest"]
+        ready = wanted is not None and self.served.ready(wanted)
+        self._answer(200 if ready else 503, {"ready": ready})
 
     def _allowed(self) -> bool:
         if self.bearer and not hmac.compare_digest(

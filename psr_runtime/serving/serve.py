@@ -4,6 +4,7 @@ Two ports: the OpenAI API of vLLM behind `guard.py`, and next to it this supervi
 
 - `GET /psr/ready?digest=D`: 200 only while model D is served, was checked after its last load and may be used; else
   503 with what is going on. Nothing is generated for it.
+- `GET /psr/ready`: 200 while that is so of the model that is wanted, else 503. A kubelet's probe: it needs no key.
 - `PUT /psr/model {"model": …, "digest": D}`: 202; the change happens in the background.
 - `GET /psr/state`: everything that is known.
 

@@ -394,9 +394,7 @@ def _write_keys(folder: Path) -> None:
             )
         )
     (folder / "accounts.pub").write_bytes(
-        accounts.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
+        accounts.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     )
 
 

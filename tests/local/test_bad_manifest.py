@@ -140,10 +140,15 @@ def test_wrong_arguments(
 
 
 def test_yaml_is_read_as_kubectl_reads_it(tmp_path: Path) -> None:
-    """YAML 1.2: what 1.1 took for a boolean is text, and an exponent needs no point."""
+    """An exponent needs no point, `on` is a boolean where it is not quoted, and null is not set."""
     path = tmp_path / "run.yaml"
-    path.write_text(changed("name: train", "name: on\n  labels: {answer: yes, octal: '010'}"))
+    path.write_text(
+        changed("name: train", "name: 'on'\n  labels: {octal: '010', gone: null}\n").replace(
+            "spec:", "spec:\n  suspend: on\n  seed: 010"
+        )
+    )
     (job,) = load_manifests([path])
     assert job.metadata.name == "on"
-    assert job.metadata.labels == {"answer": "yes", "octal": "010"}
+    assert job.metadata.labels == {"octal": "010"}
+    assert (job.spec.suspend, job.spec.seed) == (True, 8)
     assert job.spec.training.learning_rate == 5e-7

@@ -11,7 +11,11 @@ from psr_operator.api import KINDS
 from psr_operator.cli import main
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["wait"], ["report"], ["explain"]], ids=lambda words: " ".join(words))
+@pytest.mark.parametrize(
+    "command",
+    [[], ["run"], ["wait"], ["report"], ["operator"], ["crds"], ["explain"]],
+    ids=lambda words: " ".join(words),
+)
 def test_every_help_has_examples_and_exit_codes(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([*command, "--help"])

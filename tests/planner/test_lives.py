@@ -137,7 +137,8 @@ LIVES: dict[str, tuple[dict[str, object], list[Step]]] = {
             ("resumed", lambda world: world.change(suspend=False), ("Reconciling", "Pending")),
             ("runs", start("it-a2"), ("Reconciling", "Training")),
             ("39 s", wait(39), ("Reconciling", "Training")),
-            ("41 s", wait(2), ("Stalled", "DeadlineExceeded")),
+            ("41 s", wait(2), ("Reconciling", "Failing")),
+            ("its pods are gone", end("it-a2"), ("Stalled", "DeadlineExceeded")),
         ],
     ),
     "a deleted Workload is made again, as a disruption": (

@@ -22,12 +22,13 @@ class Served:
 
     def __init__(self) -> None:
         self.orders: list[tuple[str, str]] = []
+        self.state = State(state="Ready", digest="sha256:m1", served="sha256:m1", check=CHECK)
 
     def ready(self, digest: str) -> bool:
-        return digest == "sha256:m1"
+        return digest == self.state.served
 
     def describe(self) -> dict[str, Any]:
-        return State(state="Ready", digest="sha256:m1", served="sha256:m1", check=CHECK).to_json()
+        return self.state.to_json()
 
     def order(self, model: ModelSource, digest: str) -> None:
         self.orders.append((model.uri, digest))
@@ -64,7 +65,24 @@ def test_ready_speaks_for_one_model_only(client: httpx.Client) -> None:
     assert (yes.status_code, yes.json()["digest"], yes.json()["check"]["verdict"]) == (200, "sha256:m1", "Agrees")
     assert yes.json()["check"]["to_parent"] is None  # infinite, which JSON cannot say
     assert (no.status_code, no.json()["state"], no.headers["retry-after"]) == (503, "Ready", "1")
-    assert client.get("/psr/ready").status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("state", "ready"),
+    [
+        (State("Fetching"), False),
+        (State("Starting", digest="sha256:m1"), False),
+        (State("Ready", digest="sha256:m1", served="sha256:m1"), True),
+        (State("Fetching", digest="sha256:m2", served="sha256:m1"), False),
+    ],
+)
+@pytest.mark.parametrize("path", ["/psr/ready", "/psr/ready?digest="])
+def test_a_probe_needs_no_key_and_learns_nothing_but_whether_the_wanted_model_is_served(
+    client: httpx.Client, served: Served, state: State, ready: bool, path: str
+) -> None:
+    served.state = state
+    answer = client.get(path, headers={"Authorization": ""})
+    assert (answer.status_code, answer.json()) == (200 if ready else 503, {"ready": ready})
 
 
 def test_an_order_is_taken_and_answered_at_once(client: httpx.Client, served: Served) -> None:
@@ -100,9 +118,14 @@ def test_the_key_is_asked_for(key: str, client: httpx.Client, served: Served) ->
     order = {"model": {"uri": "file:///m2"}, "digest": "sha256:m2"}
     statuses = [
         client.request(verb, path, json=body, headers={"Authorization": "Bearer wrong"}).status_code
-        for verb, path, body in (("GET", "/psr/state", None), ("PUT", "/psr/model", order))
+        for verb, path, body in (
+            ("GET", "/psr/state", None),
+            ("GET", "/psr/ready?digest=sha256:m1", None),
+            ("GET", "/psr/other", None),
+            ("PUT", "/psr/model", order),
+        )
     ]
-    assert statuses == ([401, 401] if key else [200, 202])
+    assert statuses == ([401, 401, 401, 401] if key else [200, 200, 404, 202])
     assert len(served.orders) == (0 if key else 1)
 
 

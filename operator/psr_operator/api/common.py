@@ -6,9 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from psr_operator.api.keyed import Keyed
 from psr_operator.api.pod import DNSName, PodOverrides, QualifiedName, Quantity
 from psr_runtime.config import (
     MANY,
+    URI,
     Name,
     Owner,
     StorageAccess,
@@ -28,6 +30,12 @@ Label = Annotated[str, StringConstraints(max_length=253)]
 
 Image = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][-a-zA-Z0-9._/:@]*$", max_length=512)]
 """A container image, best by digest."""
+
+
+Prefix = Annotated[str, StringConstraints(pattern=URI, max_length=512)]
+"""A URI that names are appended to: shorter, so that what lies below it is a URI too."""
+Place = Annotated[str, StringConstraints(pattern=URI, max_length=768)]
+"""A URI below a prefix, with parts and attempts below it."""
 
 
 class OwnerReference(Words):
@@ -53,22 +61,24 @@ class Meta(Words):
 class Condition(Words):
     """A status condition. Types: Ready, Reconciling, Stalled, Suspended (kstatus)."""
 
-    type: Literal["Ready", "Reconciling", "Stalled", "Suspended"]
-    status: Literal["True", "False", "Unknown"]
-    reason: Label
-    message: Short = ""
-    observed_generation: int = 0
-    last_transition_time: Label = ""
+    type: Literal["Ready", "Reconciling", "Stalled", "Suspended"] = Field(description="Which condition.")
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
+    reason: Label = Field(description="Why, in one word.")
+    message: Short = Field("", description="Why, for people.")
+    observed_generation: int = Field(0, description="Generation of the object that this was found for.")
+    last_transition_time: Label = Field("", description="When the status last changed.")
 
 
 class Status(Words):
-    """What every status holds. `reason` repeats the Ready condition's, for field selectors."""
+    """What every status holds."""
 
-    observed_generation: int = -1
-    conditions: list[Condition] = Field(default=[], max_length=8)
-    reason: Label = ""
-    step: Label = ""
-    progress: Label = ""
+    observed_generation: int = Field(-1, description="Generation of the object that this status belongs to.")
+    conditions: Annotated[list[Condition], Keyed("type")] = Field(
+        default=[], max_length=8, description="Ready, Reconciling, Stalled and Suspended, as kstatus reads them."
+    )
+    reason: Label = Field("", description="The Ready condition's reason, for field selectors.")
+    step: Label = Field("", description="What is being done.")
+    progress: Label = Field("", description="How far it is.")
 
     def condition(self, kind: str) -> Condition | None:
         """The condition of a type, or None."""
@@ -99,7 +109,7 @@ class Volume(Words):
     """A ReadWriteMany claim that `file://` URIs lie under."""
 
     claim_name: Name = method(description="PersistentVolumeClaim in the object's namespace.")
-    mount_path: Annotated[str, StringConstraints(pattern=r"^/[^/].*$", max_length=256)] = method(
+    mount_path: Annotated[str, StringConstraints(pattern=r"^(/[^/]+)+$", max_length=256)] = method(
         description="Where it is mounted. `psr run --mount` maps it to a folder of this machine."
     )
 
@@ -107,7 +117,7 @@ class Volume(Words):
 class StorageSpec(StorageAccess):
     """Where artefacts go: `<uri>/<namespace>/<name>/…`."""
 
-    uri: Uri = method(description="Prefix of all artefacts: s3://bucket/prefix or file:///mount/path.")
+    uri: Prefix = method(description="Prefix of all artefacts: s3://bucket/prefix or file:///mount/path.")
     volume: Volume | None = method(None, description="The volume of file:// URIs.")
     credentials_secret: DNSName | None = operation(
         None,
@@ -130,7 +140,7 @@ class StorageSpec(StorageAccess):
 
 
 def _below(uri: str, mount: str) -> bool:
-    return not uri.startswith("file://") or f"{uri.removeprefix('file://')}/".startswith(mount.rstrip("/") + "/")
+    return not uri.startswith("file://") or f"{uri}/".startswith(f"file://{mount}/")
 
 
 class Resources(Words):
@@ -185,7 +195,7 @@ class Work(Upkeep):
     rerun: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)] | None = (
         operation(None, description="Change it to make the finished work again, into a folder of that name.")
     )
-    output: Uri | None = method(
+    output: Place | None = method(
         None,
         description="Where the artefact goes. Unset: below <storage.uri>/<namespace>/<name>.",
     )
@@ -194,52 +204,41 @@ class Work(Upkeep):
 
 
 class Attempts(Words):
-    """The attempts of one step of an object.
+    """The attempts of one step of an object."""
 
-    Attributes:
-        attempt: number of the last attempt, from 1; 0 before the first.
-        observed: whether its Workload has been seen.
-        failures, disruptions: how the earlier ones ended.
-        open: whether the last attempt is still to be carried out.
-        retry_at: not before this time (seconds since the epoch).
-    """
+    attempt: int = Field(0, description="Number of the last attempt, from 1; 0 before the first.")
+    observed: bool = Field(False, description="Whether its Workload has been seen.")
+    failures: int = Field(0, description="Earlier attempts that failed.")
+    disruptions: int = Field(0, description="Earlier attempts that were evicted or drained.")
+    open: bool = Field(False, description="Whether the last attempt is still to be carried out.")
+    retry_at: float = Field(0.0, description="Not before this time, in seconds since the epoch.")
 
-    attempt: int = 0
-    observed: bool = False
-    failures: int = 0
-    disruptions: int = 0
-    open: bool = False
-    retry_at: float = 0.0
+
+Result = Annotated[dict[str, Any], Field(max_length=64)]
+"""What a stage said at its end."""
 
 
 class Failure(Words):
-    """Why an object is Stalled, and for which generation and rerun token that was found."""
+    """Why an object is Stalled."""
 
-    reason: Label
-    message: Short
-    generation: int
+    reason: Label = Field(description="Why, in one word.")
+    message: Short = Field(description="Why, for people.")
+    generation: int = Field(description="Generation of the object that this was found for.")
 
 
 class WorkStatus(Status):
-    """Status of a kind that makes attempts.
+    """Status of a kind that makes attempts."""
 
-    Attributes:
-        attempts: by step.
-        done: result of each finished step.
-        failure: set while Stalled.
-        rerun: the token that `done` belongs to.
-        running_since: when the current attempt was first seen running.
-        pending_since: when the current attempt was first seen waiting for a node.
-        active_seconds: running time of earlier attempts.
-        output, digest: of the finished artefact.
-    """
-
-    attempts: dict[Label, Attempts] = Field(default={}, max_length=66)
-    done: dict[Label, dict[str, Any]] = Field(default={}, max_length=66)
-    failure: Failure | None = None
-    rerun: Label | None = None
-    running_since: float | None = None
-    pending_since: float | None = None
-    active_seconds: float = 0.0
-    output: Uri | None = None
-    digest: Label | None = None
+    attempts: dict[Label, Attempts] = Field(default={}, max_length=66, description="Attempts by step.")
+    done: dict[Label, Result] = Field(default={}, max_length=66, description="Result of each finished step.")
+    failure: Failure | None = Field(None, description="Why it is Stalled; unset while it is not.")
+    rerun: Label | None = Field(None, description="The rerun token that `done` belongs to.")
+    running_since: float | None = Field(
+        None, description="When the current attempt was first seen running, in seconds since the epoch."
+    )
+    pending_since: float | None = Field(
+        None, description="When the current attempt was first seen waiting for a node, in seconds since the epoch."
+    )
+    active_seconds: float = Field(0.0, description="Seconds that earlier attempts have run.")
+    output: Uri | None = Field(None, description="URI of the finished artefact.")
+    digest: Label | None = Field(None, description="Digest of the finished artefact.")

@@ -33,7 +33,7 @@ def explain(path: str) -> str:
             raise ManifestError(
                 f"{'.'.join([kind, *fields[: index + 1]])}: no such field; there are {', '.join(found)}"
             )
-        inner = _model_of(found[name].annotation)
+        inner = model_of(found[name].annotation)
         if inner is None:
             return _line(name, found[name])
         model = inner
@@ -49,7 +49,7 @@ def _line(name: str, field: FieldInfo) -> str:
     extra = field.json_schema_extra
     mark = extra.get(MARK) if isinstance(extra, Mapping) else None
     fixed = {"method": "fixed", "given": "fixed", "operation": "changeable"}.get(str(mark), "")
-    inner = _model_of(field.annotation)
+    inner = model_of(field.annotation)
     if field.default is PydanticUndefined or field.is_required():
         default = "required"
     elif isinstance(field.default, BaseModel):
@@ -62,12 +62,12 @@ def _line(name: str, field: FieldInfo) -> str:
     return f"{head}\n{text}" if text else head
 
 
-def _model_of(annotation: Any) -> type[BaseModel] | None:
+def model_of(annotation: Any) -> type[BaseModel] | None:
     """The model inside an annotation (`X`, `X | None`, `list[X]`, `Annotated[X, …]`), None where there is none."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for part in typing.get_args(annotation):
-        found = _model_of(part)
+        found = model_of(part)
         if found is not None:
             return found
     return None

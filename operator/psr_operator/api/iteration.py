@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from psr_operator.api.common import Label, Resource, Resources, Status, StorageSpec, Upkeep
+from pydantic import Field
+
+from psr_operator.api.common import Label, Place, Resource, Resources, Status, StorageSpec, Upkeep
 from psr_operator.api.pod import PodOverrides
 from psr_operator.api.server import ServerChoice
 from psr_runtime.config import (
@@ -47,18 +49,18 @@ class SelfRewardIterationSpec(Loop):
     questions: Questions = method(description="The window of problems of this round.")
     iteration: int = method(1, ge=1, le=MANY, description="Number of the round; it improves M<iteration>.")
     server: ServerChoice = operation(description="Server of the policy.")
-    pairs_output: Uri | None = method(None, description="Where the pair set goes. Unset: below the storage prefix.")
-    output: Uri | None = method(None, description="Where the new checkpoint goes. Unset: below the storage prefix.")
+    pairs_output: Place | None = method(None, description="Where the pair set goes. Unset: below the storage prefix.")
+    output: Place | None = method(None, description="Where the new checkpoint goes. Unset: below the storage prefix.")
     owner: Owner | None = operation(None, description="Claim on the storage prefix. Set by the parent.")
 
 
 class SelfRewardIterationStatus(Status):
     """What a round has made."""
 
-    pairs: Uri | None = None
-    pair_count: int | None = None
-    output: Uri | None = None
-    digest: Label | None = None
+    pairs: Uri | None = Field(None, description="URI of the pair set.")
+    pair_count: int | None = Field(None, description="Pairs in it.")
+    output: Uri | None = Field(None, description="URI of the new checkpoint.")
+    digest: Label | None = Field(None, description="Digest of the new checkpoint.")
 
 
 class SelfRewardIteration(Resource):

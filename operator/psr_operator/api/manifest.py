@@ -1,4 +1,4 @@
-"""Manifests: YAML as kubectl reads it (1.2: `5e-7` is a number, `on` a string), checked field by field.
+"""Manifests: YAML as kubectl reads it (`kubectl_yaml.py`), checked field by field.
 
 Errors name the file, the line and the field.
 """
@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
 from ruamel.yaml.error import YAMLError
 
 from psr_operator.api import KINDS, Resource
 from psr_operator.api.common import ApiVersion
+from psr_operator.api.kubectl_yaml import reader
 
 NAME_LENGTH = 40
 """Longest name of an object that a user makes; children's names are longer."""
@@ -45,11 +45,9 @@ def load_manifests(paths: Sequence[Path]) -> list[Resource]:
 
 
 def _load(path: Path) -> Iterator[Resource]:
-    reader = YAML(typ="rt", pure=True)
-    reader.version = (1, 2)
     try:
         text = path.read_text(encoding="utf-8")
-        documents = list(reader.load_all(text))
+        documents = list(reader().load_all(text))
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
@@ -120,14 +118,20 @@ def _line(document: Any, place: Sequence[Any]) -> int:
     return line + 1
 
 
+def _key(key: Any) -> str:
+    return str(key).lower() if isinstance(key, bool) else str(key)
+
+
 def _plain(value: Any) -> Any:
-    """Round-trip YAML nodes as plain Python values."""
+    """Round-trip YAML nodes as plain Python values. A field that is null is not set, as on an apiserver."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {_key(key): _plain(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if isinstance(value, bool):
         return value
+    if isinstance(value, TaggedScalar):
+        return str(value.value)
     for kind in (int, float, str):
         if isinstance(value, kind):
             return kind(value)

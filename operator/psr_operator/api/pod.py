@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
+from psr_operator.api.keyed import Keyed
 from psr_runtime.config import Words, operation
 
 Quantity = Annotated[
@@ -35,8 +36,17 @@ LabelValue = Annotated[
 ]
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
 Path = Annotated[str, StringConstraints(pattern=r"^/[^:]*$", max_length=256)]
-Free = dict[str, Any]
-"""An object as Kubernetes defines it; the apiserver checks it when the pod's Job or Deployment is made."""
+
+
+def without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+Free = Annotated[dict[str, Any], Field(max_length=64), AfterValidator(without_nulls)]
+"""An object as Kubernetes defines it; the apiserver checks it when the pod's Job or Deployment is made. A null in it is
+a field that is not set."""
 
 
 class KeySelector(Words):
@@ -185,14 +195,18 @@ class PodOverrides(Words):
     termination_grace_period_seconds: int | None = operation(
         None, ge=1, le=86400, description="Seconds between SIGTERM and SIGKILL."
     )
-    image_pull_secrets: Annotated[list[NamedReference], Field(max_length=8)] = operation(
+    image_pull_secrets: Annotated[list[NamedReference], Field(max_length=8), Keyed("name")] = operation(
         [], description="Secrets for the image's registry."
     )
-    env: Annotated[list[Variable], Field(max_length=64)] = operation([], description="Further variables.")
-    volumes: Annotated[list[PodVolume], Field(max_length=16)] = operation([], description="Further volumes.")
-    volume_mounts: Annotated[list[VolumeMount], Field(max_length=16)] = operation(
+    env: Annotated[list[Variable], Field(max_length=64), Keyed("name")] = operation(
+        [], description="Further variables."
+    )
+    volumes: Annotated[list[PodVolume], Field(max_length=16), Keyed("name")] = operation(
+        [], description="Further volumes."
+    )
+    volume_mounts: Annotated[list[VolumeMount], Field(max_length=16), Keyed("mountPath")] = operation(
         [], description="Where further volumes appear."
     )
-    resource_claims: Annotated[list[ResourceClaim], Field(max_length=8)] = operation(
+    resource_claims: Annotated[list[ResourceClaim], Field(max_length=8), Keyed("name")] = operation(
         [], description="Claims on devices; the container uses all of them."
     )

@@ -8,6 +8,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from psr_operator.api.common import Label, Resource, WorkStatus
 from psr_operator.api.iteration import Loop
+from psr_operator.api.keyed import Keyed
 from psr_operator.api.server import ServerTemplate
 from psr_runtime.config import EvaluationConfig, Name, SFTConfig, Text, Uri, Words, given, method, operation
 
@@ -61,36 +62,30 @@ class SelfRewardRunSpec(Loop):
     iterations: Annotated[list[Round], Field(min_length=1, max_length=64)] = method(
         description="The rounds; append-only, so that M5 is one more entry."
     )
-    evaluations: Annotated[list[RunEvaluation], Field(max_length=16)] = method(
+    evaluations: Annotated[list[RunEvaluation], Field(max_length=16), Keyed("name")] = method(
         [], description="Evaluations of M1 and every later model."
     )
     report: RunReport = method(RunReport(), description="The report.")
     server: ServerTemplate = operation(ServerTemplate(), description="The run's one PolicyServer.")
 
-    @model_validator(mode="after")
-    def _names_once(self) -> SelfRewardRunSpec:
-        names = [item.name for item in self.evaluations]
-        twice = {name for name in names if names.count(name) > 1}
-        if twice:
-            raise ValueError(f"evaluations: the name {min(twice)} stands twice")
-        return self
-
 
 class ModelStatus(Words):
     """One model of a run."""
 
-    name: Label
-    uri: Uri
-    digest: Label | None = None
-    pairs: Uri | None = None
-    pair_count: int | None = None
-    accuracy: dict[Label, float] = Field(default={}, max_length=16)
+    name: Label = Field(description="M1, M2, …")
+    uri: Uri = Field(description="URI of the checkpoint.")
+    digest: Label | None = Field(None, description="Digest of the checkpoint.")
+    pairs: Uri | None = Field(None, description="URI of the pair set that this model generated.")
+    pair_count: int | None = Field(None, description="Pairs in it.")
+    accuracy: dict[Label, float] = Field(default={}, max_length=16, description="Accuracy by evaluation.")
 
 
 class SelfRewardRunStatus(WorkStatus):
     """What a run has made so far. `done.report` holds the report's result."""
 
-    models: list[ModelStatus] = Field(default=[], max_length=66)
+    models: Annotated[list[ModelStatus], Keyed("name")] = Field(
+        default=[], max_length=66, description="M1, M2, … as far as they are made."
+    )
 
 
 class SelfRewardRun(Resource):

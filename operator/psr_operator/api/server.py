@@ -55,21 +55,17 @@ class PolicyServerSpec(ServerTemplate):
 
 
 class PolicyServerStatus(Status):
-    """What a server does.
+    """What a server does."""
 
-    Attributes:
-        endpoints: base URL of each replica.
-        model: URI of the model that is served, once the fingerprint agrees.
-        digest: its digest.
-        holds_gpus: whether a pod of the server exists, terminating ones included.
-        image: what the present pods were made with; a newer operator changes it only when the server starts anew.
-    """
-
-    endpoints: list[Annotated[str, StringConstraints(max_length=256)]] = Field(default=[], max_length=64)
-    model: Uri | None = None
-    digest: Label | None = None
-    holds_gpus: bool = False
-    image: Label | None = None
+    endpoints: list[Annotated[str, StringConstraints(max_length=256)]] = Field(
+        default=[], max_length=64, description="Base URL of each replica."
+    )
+    model: Uri | None = Field(None, description="URI of the model that is served, once the fingerprint agrees.")
+    digest: Label | None = Field(None, description="Digest of that model.")
+    holds_gpus: bool = Field(False, description="Whether a pod of the server exists, terminating ones included.")
+    image: Image | None = Field(
+        None, description="What the present pods were made with; a newer operator changes it only at the next start."
+    )
 
 
 class PolicyServer(Resource):

@@ -5,7 +5,7 @@
 | create | POST; the name taken → live GET → ours by the owner's uid, else `NameCollision` |
 | our children's specs | JSON merge patch of what differs, with uid and resourceVersion; what was unset goes |
 | a server's objects | replaced as a whole on a live read whose owner is checked |
-| status | server-side apply with the resourceVersion that it was planned from |
+| status | likewise, with the resourceVersion that it was planned from; an applied status could not empty a map |
 | Jobs | never written again; deleted with their uid |
 | events | after the status is stored |
 """
@@ -91,7 +91,7 @@ class Writer:
 
     Args:
         settings: what rendering needs to know of this operator.
-        noted: told of each object of ours that a write has changed, once the cache knows it, and whether its spec is new.
+        noted: told of each object of ours that a write has changed, and whether its spec is new.
     """
 
     def __init__(
@@ -110,19 +110,10 @@ class Writer:
         Raises:
             Refused: 409 where the object has changed since.
         """
-        body = {
-            "apiVersion": f"{GROUP}/{VERSION}",
-            "kind": key.kind,
-            "metadata": {
-                "name": key.name,
-                "namespace": key.namespace,
-                "uid": entry.uid,
-                "resourceVersion": str(entry.version),
-            },
-            "status": dict(status),
-        }
-        stored = await self.client.apply(f"{collection_of(key.kind, key.namespace)}/{key.name}/status", body)
-        self._take(stored, spec=False)
+        meta = {"uid": entry.uid, "resourceVersion": str(entry.version)}
+        change = difference(entry.raw().get("status") or {}, status)
+        path = f"{collection_of(key.kind, key.namespace)}/{key.name}/status"
+        self._take(await self.client.merge(path, {"metadata": meta, "status": change}), spec=False)
 
     async def child(self, parent: Resource, wanted: Resource) -> bool:
         """Make a child exist with this spec. Tells whether it was made now.

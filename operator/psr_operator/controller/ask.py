@@ -65,6 +65,7 @@ class Asker:
 
     Attributes:
         server_of: the PolicyServer of a uid with its wanted model, None where it is gone.
+        tried: uids of the server pods that were asked, whether or not they answered.
     """
 
     client: Client
@@ -76,6 +77,7 @@ class Asker:
     pace: Pace = field(default_factory=Pace)
     heard: dict[tuple[str, str], Heard] = field(default_factory=dict)
     told: dict[str, Told] = field(default_factory=dict)
+    tried: set[str] = field(default_factory=set)
     _shares: dict[str, _Share] = field(default_factory=dict)
     _asked: dict[str, float] = field(default_factory=dict)
     _committed: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -95,6 +97,7 @@ class Asker:
         """A pod is gone."""
         for known in (self._shares, self._asked, self.told):
             known.pop(uid, None)
+        self.tried.discard(uid)
 
     async def run(self) -> None:
         """Ask until cancelled."""
@@ -181,6 +184,7 @@ class Asker:
                     if now - self._asked.get(pod.uid, float("-inf")) >= pause:
                         due.append((deployment, pod))
             await asyncio.gather(*(self._ask_server(session, deployment, pod) for deployment, pod in due))
+            self.tried.update(pod.uid for _, pod in due)
 
     async def _ask_server(self, session: aiohttp.ClientSession, deployment: DeploymentFacts, pod: PodFacts) -> None:
         """Ask a server's pod what it serves, and order the wanted model where it is another."""

@@ -1,4 +1,4 @@
-"""The apiserver as the controller uses it: JSON over one aiohttp session, shared with kopf.
+"""The apiserver as the controller uses it: JSON over one aiohttp session, its connections shared with kopf.
 
 Kept small on purpose: importing the official client costs the operator as much memory as a thousand iterations.
 """
@@ -15,7 +15,9 @@ import kopf
 FIELD_MANAGER = "psr-operator"
 REQUEST_SECONDS = 30.0
 PAGE = 500
-BODY = {"json": "application/json", "merge": "application/merge-patch+json", "apply": "application/apply-patch+yaml"}
+WRITING = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
+"""A field that the apiserver does not know is an error, not something to be dropped: manifests hold free-form parts."""
+BODY = {"json": "application/json", "merge": "application/merge-patch+json"}
 
 
 class Refused(Exception):
@@ -64,9 +66,16 @@ class Client:
         self.default_namespace = info.default_namespace
 
     def credentials(self) -> kopf.AiohttpSession:
-        """The same session for kopf."""
+        """A session for kopf, over the same connections: kopf closes it at its end and whenever it is refused (401)."""
+        self.renew()
+        session = aiohttp.ClientSession(
+            connector=self.session.connector,
+            connector_owner=False,
+            headers=self.session.headers,
+            timeout=self.session.timeout,
+        )
         return kopf.AiohttpSession(
-            server=self._server, aiohttp_session=self.session, default_namespace=self.default_namespace
+            server=self._server, aiohttp_session=session, default_namespace=self.default_namespace
         )
 
     async def close(self) -> None:
@@ -99,20 +108,15 @@ class Client:
 
     async def create(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """POST to a collection."""
-        return await self._request("POST", path, body, query={"fieldManager": FIELD_MANAGER})
-
-    async def apply(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Server-side apply; what of it others hold is taken over."""
-        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
-        return await self._request("PATCH", path, body, content="apply", query=query)
+        return await self._request("POST", path, body, query=WRITING)
 
     async def merge(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """JSON merge patch: null removes."""
-        return await self._request("PATCH", path, body, content="merge", query={"fieldManager": FIELD_MANAGER})
+        return await self._request("PATCH", path, body, content="merge", query=WRITING)
 
     async def replace(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """PUT."""
-        return await self._request("PUT", path, body, query={"fieldManager": FIELD_MANAGER})
+        return await self._request("PUT", path, body, query=WRITING)
 
     async def delete(self, path: str, uid: str) -> None:
         """Delete the object of this uid, its dependents after it. One that is not there any more is no error."""

@@ -28,7 +28,7 @@ from psr_operator.controller.client import Client, Refused, Unreachable, login_f
 from psr_operator.controller.lease import Lease, LeaseLost, Times
 from psr_operator.controller.metrics import Metrics, serve
 from psr_operator.controller.queue import Key, Queue
-from psr_operator.controller.reconcile import Reconciler
+from psr_operator.controller.reconcile import OBSTACLE_SECONDS, Reconciler
 from psr_operator.controller.watches import Watches, settings_for_watching
 from psr_operator.render import Settings
 
@@ -166,7 +166,10 @@ class Process:
         )
         watches = Watches(client, self.cache, self.queue, asker, self._known.set)
         writer = Writer(client, self.cache, options.settings, watches.noted)
-        reconciler = Reconciler(client, self.cache, self.queue, writer, asker, made=self._made)
+        patience = min(OBSTACLE_SECONDS, options.resync_seconds)
+        reconciler = Reconciler(
+            client, self.cache, self.queue, writer, asker, made=self._made, obstacle_seconds=patience
+        )
         registry = kopf.OperatorRegistry()
         watches.register(registry, client.credentials)
         tasks = [

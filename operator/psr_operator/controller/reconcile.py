@@ -36,10 +36,8 @@ LONGEST_CHAIN = 20
 """Plans on top of each other; more means that the planner undoes itself."""
 OBSTACLE_SECONDS = 60.0
 """Between two looks at whether something that could not be made can be made now."""
-QUIET = frozenset(
-    {"Starting", "Pending", "WaitingForPods", "WaitingForServer", "WaitingForGPUs", "Loading", "Releasing", "Idle"}
-)
-"""Transitions that conditions show and nobody needs an event for."""
+UNHEARD_SECONDS = 0.5
+"""Until a server that was Ready is looked at again, while one of its pods has not been asked yet."""
 
 
 @dataclass
@@ -49,6 +47,7 @@ class Reconciler:
     Attributes:
         now: tells the time; aware.
         made: told of each child that was made, by the kind of its parent.
+        obstacle_seconds: between two looks at whether something that could not be made can be made now.
     """
 
     client: Client
@@ -58,6 +57,7 @@ class Reconciler:
     asker: Asker
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     made: Callable[[Key], None] = lambda _key: None
+    obstacle_seconds: float = OBSTACLE_SECONDS
     _obstacles: dict[Key, tuple[int, Obstacle]] = field(default_factory=dict)
 
     async def reconcile(self, key: Key) -> float | None:
@@ -79,7 +79,9 @@ class Reconciler:
             await self._invalid(key, entry, error)
             return None
         if await self._still_in_the_way(key, resource):
-            return OBSTACLE_SECONDS
+            return self.obstacle_seconds
+        if self._unheard(resource):
+            return UNHEARD_SECONDS
         planned, wanted, told = fold(resource, self._observe(resource), self.now())
         if _needs_proof(resource, planned):
             await self._refresh(resource)
@@ -89,9 +91,9 @@ class Reconciler:
             await self._carry_out(key, planned, wanted)
         except Obstacle as obstacle:
             await self._stall(key, planned, obstacle)
-            return OBSTACLE_SECONDS
-        if told is not None and told.reason not in QUIET:
-            await self.writer.event(planned, told, self.now())
+            return self.obstacle_seconds
+        for item in told:
+            await self.writer.event(planned, item, self.now())
         return wanted.again_after
 
     # --- what is seen
@@ -140,6 +142,13 @@ class Reconciler:
             digest=spec.model_digest,
         )
         return (state,) if state is not None else ()
+
+    def _unheard(self, resource: Resource) -> bool:
+        """Whether a Ready server has a pod that was not asked yet: it must not look unready to a new operator."""
+        if not isinstance(resource, PolicyServer) or not (resource.spec.active and resource.status.endpoints):
+            return False
+        pods = self.cache.pods.of(resource.metadata.uid)
+        return any(pod.server and pod.ready and not pod.deleting and pod.uid not in self.asker.tried for pod in pods)
 
     async def _refresh(self, resource: Resource) -> None:
         """Read what an object owns from the apiserver itself."""
@@ -248,16 +257,17 @@ class Reconciler:
         await self._stand(key, bare, standing)
 
 
-def fold(resource: Resource, observed: Observed, now: datetime) -> tuple[Resource, Plan, Transition | None]:
+def fold(resource: Resource, observed: Observed, now: datetime) -> tuple[Resource, Plan, list[Transition]]:
     """Plan until the plan changes nothing any more.
 
     Returns:
-        The object with the status to be stored, its plan, and the last transition on the way.
+        The object with the status to be stored, its plan, and the transitions on the way that are worth an event.
     """
-    told = None
+    told: list[Transition] = []
     for _ in range(LONGEST_CHAIN):
         wanted = plan(resource, observed, now)
-        told = wanted.transition or told
+        if wanted.transition is not None and wanted.transition.eventful:
+            told.append(wanted.transition)
         if wanted.status == resource.status:
             return resource, wanted, told
         resource = resource.model_copy(update={"status": wanted.status})

@@ -16,9 +16,17 @@ import kopf
 from psr_operator.api import GROUP, VERSION
 from psr_operator.controller.apply import PLURALS, collection_of
 from psr_operator.controller.ask import Asker
-from psr_operator.controller.cache import Cache, Entry, key_of
+from psr_operator.controller.cache import Cache, Entry, Shelf, key_of
 from psr_operator.controller.client import Client
-from psr_operator.controller.facts import Belongs, deployment_facts, job_facts, pod_facts
+from psr_operator.controller.facts import (
+    Belongs,
+    DeploymentFacts,
+    JobFacts,
+    PodFacts,
+    deployment_facts,
+    job_facts,
+    pod_facts,
+)
 from psr_operator.controller.queue import Key, Queue
 from psr_operator.render import LABEL_MANAGED_BY, MANAGED_BY
 
@@ -30,8 +38,9 @@ FOREIGN: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], Any]]] =
 }
 SETTLE_SECONDS = 0.02
 """A key waits this long, so that events that come together are one look."""
-CHILD_SECONDS = 0.25
-"""The same for a parent whose child is only under way: its status repeats what the child says, and decides nothing."""
+UNDER_WAY_SECONDS = 1.0
+"""The same where nothing has to be decided, only told: a child, Job or pod is under way. What is over before that is
+never written down as begun."""
 
 
 @dataclass
@@ -111,7 +120,7 @@ class Watches:
             self.queue.add(key, SETTLE_SECONDS)
         parent = self.cache.key_of_uid(entry.owner) if entry.owner else None
         if parent is not None:
-            self.queue.add(parent, SETTLE_SECONDS if entry.ended or entry.deleting else CHILD_SECONDS)
+            self.queue.add(parent, SETTLE_SECONDS if entry.ended or entry.deleting else UNDER_WAY_SECONDS)
         if key.kind == "PolicyServer":
             for reader in self.cache.readers(key.namespace, key.name):
                 self.queue.add(reader, SETTLE_SECONDS)
@@ -129,17 +138,17 @@ class Watches:
             shelf.put(facts)
             if kind == "Pod" and facts.server and not facts.ready:
                 self.asker.ask_soon(facts.belongs.uid)
-        self._look_at(facts.belongs)
+        self._look_at(facts.belongs, SETTLE_SECONDS if gone or _decides(facts, self.cache.jobs) else UNDER_WAY_SECONDS)
 
     def _opened(self) -> None:
         """kopf calls its event handlers: everything that exists is known."""
         self._open = True
         self.ready()
 
-    def _look_at(self, belongs: Belongs) -> None:
+    def _look_at(self, belongs: Belongs, after: float = SETTLE_SECONDS) -> None:
         key = self.cache.key_of_uid(belongs.uid)
         if key is not None:
-            self.queue.add(key, SETTLE_SECONDS)
+            self.queue.add(key, after)
 
     def _forget(self, kind: str, facts: Any) -> None:
         if kind == "Pod":
@@ -190,6 +199,17 @@ class Watches:
                     count += 1
                     self.foreign(kind, facts, gone=True)
         return count
+
+
+def _decides(facts: JobFacts | PodFacts | DeploymentFacts, jobs: Shelf) -> bool:
+    """Whether something can be decided now that such a fact is known."""
+    match facts:
+        case JobFacts():
+            return facts.ended is not None
+        case PodFacts():
+            job = jobs.by_uid.get(facts.owner)  # while that has not ended, it has the say
+            return facts.server or (facts.over and (job is None or job.ended is not None))
+    return True
 
 
 def _raw(body: kopf.Body, kind: str) -> dict[str, Any]:

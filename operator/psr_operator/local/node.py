@@ -35,6 +35,7 @@ class _Running:
     eta: float | None = None
     asked: float = 0.0
     failed: int | None = None
+    stopped: bool = False
 
 
 @dataclass
@@ -109,8 +110,10 @@ class Node:
     def stop(self, name: str) -> None:
         """Ask a Workload's processes to end."""
         running = self._workloads.get(name)
-        for child in running.children if running is not None else ():
-            child.stop()
+        if running is not None:
+            running.stopped = True
+            for child in running.children:
+                child.stop()
 
     def workload(self, name: str) -> WorkloadState | None:
         """A Workload as observed; None for one that was never started."""
@@ -128,9 +131,12 @@ class Node:
                 child.stop()
             code = codes[failed]
             assert code is not None
-            return replace(
-                state, phase=Phase.FAILED, exit_class=ExitClass.of(code), message=self._why(running, failed), gone=gone
-            )
+            ended = ExitClass.of(code)
+            if (
+                running.stopped and ended is ExitClass.FAILURE
+            ):  # asked to end before it could answer by a code of its own
+                ended = ExitClass.TEMPORARY
+            return replace(state, phase=Phase.FAILED, exit_class=ended, message=self._why(running, failed), gone=gone)
         if gone:
             return replace(state, phase=Phase.SUCCEEDED, result=_read(running.folder / "0" / "result.json"), gone=True)
         self._ask_progress(running)

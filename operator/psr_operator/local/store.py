@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from psr_operator.api import PolicyServer, Resource
 from psr_operator.api.common import WorkStatus
+from psr_operator.api.keyed import Keyed
 from psr_operator.api.manifest import ManifestError
 from psr_runtime.config import MARK
 
@@ -139,8 +140,12 @@ def changed_method_fields(before: Any, after: Any, at: str = "") -> list[str]:
             continue
         if name == "iterations" and isinstance(old, list) and new[: len(old)] == old:
             continue
+        keyed = next((item for item in field.metadata if isinstance(item, Keyed)), None)
         if hasattr(type(old), "model_fields") and type(old) is type(new):
             found += changed_method_fields(old, new, path)
+        elif keyed and keyed.by_key(old).keys() == keyed.by_key(new).keys():
+            for key, item in keyed.by_key(old).items():
+                found += changed_method_fields(item, keyed.by_key(new)[key], f"{path}[{key}]")
         else:
             found.append(path)
     return found

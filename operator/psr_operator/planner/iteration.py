@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from psr_operator.api import PolicyServer, PreferenceGeneration, Resource, SelfRewardIteration, StepDPOJob
+from psr_operator.api.common import Condition
 from psr_operator.api.generation import PreferenceGenerationSpec
 from psr_operator.api.server import ServerChoice
 from psr_operator.api.training import StepDPOJobSpec
@@ -61,8 +62,14 @@ def _standing(
     return child_standing(current, "Generating" if current is pairs else "Training", iteration.spec.suspend)
 
 
-TELLING = frozenset({"Pending", "Retrying", "WaitingForGPUs"})
-"""Reasons of a child whose message its parents repeat: why nothing happens. Of all others the reason says enough."""
+AT_WORK = "its children are at work"
+
+
+def _tells(child: Resource, ready: Condition) -> bool:
+    """Whether a parent repeats its child's message: why nothing happens. Everything else would change it too often."""
+    if child.kind == "SelfRewardIteration":
+        return ready.message != AT_WORK
+    return ready.reason in ("Retrying", "WaitingForGPUs") or (ready.reason == "Pending" and ": " in ready.message)
 
 
 def child_standing(child: Resource | None, doing: str, suspend: bool) -> Standing:
@@ -70,14 +77,11 @@ def child_standing(child: Resource | None, doing: str, suspend: bool) -> Standin
     if child is None:
         if suspend:
             return Standing(State.SUSPENDED, "Suspended", "suspended; set suspend: false to go on")
-        return Standing(State.WORKING, doing, "starting")
+        return Standing(State.WORKING, doing, AT_WORK)
     ready = child.status.condition("Ready")
-    if ready is None:
-        message = f"{child.ref} is new"
-    elif child.status.holds("Stalled") or ready.reason in TELLING or child.kind == "SelfRewardIteration":
+    message = AT_WORK
+    if ready is not None and (child.status.holds("Stalled") or _tells(child, ready)):
         message = f"{child.ref}: {ready.message}"
-    else:
-        message = f"{child.ref}: {ready.reason}"
     if child.status.holds("Stalled") and ready is not None:
         return Standing(State.FAILED, ready.reason, message)
     if suspend:
@@ -88,7 +92,9 @@ def child_standing(child: Resource | None, doing: str, suspend: bool) -> Standin
 def _progress(pairs: PreferenceGeneration | None, job: StepDPOJob | None) -> str:
     if job is not None:
         return job.status.progress
-    return pairs.status.progress if pairs is not None else ""
+    if pairs is None or pairs.status.holds("Ready"):  # then training is about to begin
+        return ""
+    return pairs.status.progress
 
 
 def _generation(iteration: SelfRewardIteration) -> PreferenceGeneration:

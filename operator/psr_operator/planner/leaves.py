@@ -185,7 +185,10 @@ def _until_released(observed: Observed, server: str | None, gpus: int) -> Standi
     if server is None or gpus == 0:
         return None
     peer = observed.peers.get(server)
-    if isinstance(peer, PolicyServer) and peer.spec.resources.gpus > 0 and (peer.spec.active or peer.status.holds_gpus):
+    if not isinstance(peer, PolicyServer) or peer.spec.resources.gpus == 0:
+        return None
+    known = peer.status.observed_generation == peer.metadata.generation  # else its status tells of an earlier spec
+    if peer.spec.active or peer.status.holds_gpus or not known:
         return Standing(State.WORKING, "WaitingForGPUs", f"PolicyServer/{server} still holds its GPUs")
     return None
 

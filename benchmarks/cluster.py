@@ -1,0 +1,243 @@
+"""What a measurement of an operator stands on: a control plane without controllers, objects, a played node, a user.
+
+Not here: what is measured (`operator.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from psr_operator.api import GROUP, VERSION
+from psr_operator.api.crd import rendered
+from tests.control_plane.client import Client
+from tests.control_plane.plane import APIError, ControlPlane, start_control_plane
+
+ROOT = Path(__file__).parent.parent
+NAMESPACE = "bench"
+SYSTEM = "psr-system"
+MODEL = {"uri": "s3://bucket/models/m1"}
+ITERATIONS = f"/apis/{GROUP}/{VERSION}/namespaces/{NAMESPACE}/selfrewarditerations"
+SERVERS = f"/apis/{GROUP}/{VERSION}/namespaces/{NAMESPACE}/policyservers"
+WRITING = ("create", "update", "patch", "delete", "deletecollection")
+START_SECONDS = 60.0
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+Object = dict[str, Any]
+
+
+@contextlib.contextmanager
+def cluster(folder: Path) -> Iterator[ControlPlane]:
+    """A control plane with PSR's kinds, two namespaces and the account that pods need."""
+    with start_control_plane(folder, controllers=(), scheduler=False, enforce=True) as plane:
+        for text in rendered().values():
+            (name,) = re.findall(r"(?m)^  name: (\S+)$", text)[:1]
+            path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}?fieldManager=bench&force=true"
+            plane.request("PATCH", path, text, content="application/apply-patch+yaml")
+        for name in (NAMESPACE, SYSTEM):
+            plane.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+            plane.request("POST", f"/api/v1/namespaces/{name}/serviceaccounts", {"metadata": {"name": "default"}})
+        for path in (ITERATIONS, SERVERS):
+            _until_served(plane, path)
+        yield plane
+
+
+def identity(plane: ControlPlane, name: str, place: Path) -> tuple[str, Path]:
+    """An administrator's account of this name: what the audit log calls it, and its kubeconfig."""
+    accounts = f"/api/v1/namespaces/{SYSTEM}/serviceaccounts"
+    plane.request("POST", accounts, {"metadata": {"name": name}})
+    binding = {
+        "metadata": {"name": name},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": SYSTEM}],
+    }
+    plane.request("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding)
+    asked = {"spec": {"expirationSeconds": 86400}}
+    token = plane.request("POST", f"{accounts}/{name}/token", asked)["status"]["token"]
+    return f"system:serviceaccount:{SYSTEM}:{name}", plane.kubeconfig_for(token, place)
+
+
+def fill(plane: ControlPlane, count: int) -> None:
+    """One server that is said to be ready, and so many iterations that ask it."""
+    server = {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": "PolicyServer",
+        "metadata": {"name": "server"},
+        "spec": {"model": MODEL, "storage": {"uri": "s3://bucket/runs"}},
+    }
+    made = plane.request("POST", SERVERS, server)
+    condition = {"type": "Ready", "status": "True", "reason": "Serving", "message": "", "observedGeneration": 1}
+    condition["lastTransitionTime"] = "2026-01-01T00:00:00Z"
+    status = {"endpoints": ["http://127.0.0.1:8000"], "model": MODEL["uri"], "digest": "sha256:m1"}
+    body = {**made, "status": {**status, "observedGeneration": 1, "conditions": [condition]}}
+    plane.request("PUT", f"{SERVERS}/server/status", body)
+
+    async def create() -> None:
+        async with Client(plane) as client:
+            await asyncio.gather(*(client.request("POST", ITERATIONS, iteration(number)) for number in range(count)))
+
+    asyncio.run(create())
+
+
+def iteration(number: int) -> Object:
+    """A round on the server."""
+    return {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": "SelfRewardIteration",
+        "metadata": {"name": f"round-{number}"},
+        "spec": {
+            "model": MODEL,
+            "problems": "s3://bucket/problems.jsonl",
+            "questions": {"count": 100},
+            "server": {"ref": "server"},
+            "storage": {"uri": "s3://bucket/runs"},
+        },
+    }
+
+
+async def until_ready(plane: ControlPlane, count: int, process: subprocess.Popen[bytes], seconds: float) -> float:
+    """Watch until so many iterations are Ready; when the last one was (monotonic).
+
+    Raises:
+        RuntimeError: the operator ended, an iteration is Stalled, or it took too long.
+    """
+    ready: set[str] = set()
+    over = asyncio.Event()
+    failed: list[str] = []
+
+    def tell(_: str, item: Object) -> None:
+        conditions = {one["type"]: one for one in item.get("status", {}).get("conditions", [])}
+        if conditions.get("Stalled", {}).get("status") == "True":
+            failed.append(f"{item['metadata']['name']}: {conditions['Stalled']}")
+            over.set()
+        if conditions.get("Ready", {}).get("status") == "True":
+            ready.add(item["metadata"]["name"])
+            if len(ready) == count:
+                over.set()
+
+    async with Client(plane) as client:
+        watching = asyncio.create_task(client.watch(ITERATIONS, tell, lambda: None))
+        deadline = time.monotonic() + seconds
+        try:
+            while not over.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(over.wait(), 1.0)
+                if process.poll() is not None:
+                    failed.append(f"the operator ended with code {process.returncode}")
+                if time.monotonic() > deadline:
+                    failed.append(f"only {len(ready)} of {count} were ready after {seconds:.0f} s")
+                if failed:
+                    raise RuntimeError(failed[0])
+            return time.monotonic()
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def player(plane: ControlPlane, told: Object) -> Iterator[None]:
+    """The player in a process of its own; what it counted is put into `told`."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.play", plane.url, str(plane.ca)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        if process.stdout.readline() != b"ready\n":
+            raise RuntimeError("the player did not start")
+        yield
+        process.stdin.close()
+        told |= json.loads(process.stdout.readline())
+        process.wait(60)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def until_answers(url: str, process: subprocess.Popen[bytes]) -> float:
+    """Wait until a health endpoint says yes; when it did (monotonic).
+
+    Raises:
+        RuntimeError: the process ended, or it took too long.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError, urllib.error.URLError), OPENER.open(url, timeout=2) as answer:
+            if answer.status == 200:
+                return time.monotonic()
+        time.sleep(0.02)
+    raise RuntimeError(f"{url} does not answer; the operator's exit code: {process.poll()}")
+
+
+def memory_mb(pid: int) -> float:
+    """Resident memory of a process in MB."""
+    (kib,) = re.findall(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(kib) * 1024 / 1e6
+
+
+def memory_after_import_mb(modules: str) -> float:
+    """Resident memory of a process that has imported these modules and does nothing."""
+    code = f"import {modules}; print(open('/proc/self/status').read())"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    (kib,) = re.findall(r"VmRSS:\s+(\d+) kB", done.stdout)
+    return int(kib) * 1024 / 1e6
+
+
+@dataclass(frozen=True)
+class Requests:
+    """What one user asked of the apiserver, Leases left out."""
+
+    writes: int
+    reads: int
+    by_kind: dict[str, int]
+
+
+def requests_of(plane: ControlPlane, user: str) -> Requests:
+    """Count a user's requests in the audit log."""
+    writes: Counter[str] = Counter()
+    reads = 0
+    for log in sorted(plane.folder.glob("audit*.log")):
+        with open(log, encoding="utf-8") as lines:
+            for line in lines:
+                if user not in line:
+                    continue
+                event = json.loads(line)
+                about = event.get("objectRef", {})
+                if event["user"]["username"] != user or about.get("resource") == "leases":
+                    continue
+                if event["verb"] in WRITING:
+                    kind = "/".join(part for part in (about.get("resource"), about.get("subresource")) if part)
+                    writes[f"{event['verb']} {kind}"] += 1
+                else:
+                    reads += 1
+    return Requests(sum(writes.values()), reads, dict(writes.most_common()))
+
+
+def _until_served(plane: ControlPlane, path: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            plane.request("GET", f"{path}?limit=1")
+            return
+        except APIError as error:
+            if error.code not in (404, 503) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)

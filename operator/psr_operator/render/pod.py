@@ -1,0 +1,221 @@
+"""The one pod template of every stage and server, and how a manifest's wishes are merged into it.
+
+It meets the `restricted` Pod Security level whatever a manifest says: there is no field that could loosen it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from psr_operator.api.common import Resources
+from psr_operator.api.pod import PodOverrides
+from psr_operator.planner.plan import Placement
+from psr_operator.render.labels import foreign
+from psr_operator.render.merge import merge
+from psr_operator.render.settings import RenderError, Settings
+from psr_operator.render.volumes import CACHE, MESSAGE, SCRATCH, check_own, mounts_of, volumes_of
+
+USER = 65532
+"""User and group of every process; the images need no entry for it."""
+
+CACHES = {
+    "HOME": CACHE,
+    "XDG_CACHE_HOME": f"{CACHE}/xdg",
+    "HF_HOME": f"{CACHE}/huggingface",
+    "MPLCONFIGDIR": f"{CACHE}/matplotlib",
+    "TORCHINDUCTOR_CACHE_DIR": f"{CACHE}/inductor",
+    "TRITON_CACHE_DIR": f"{CACHE}/triton",
+    "VLLM_CACHE_ROOT": f"{CACHE}/vllm",
+    "VLLM_CONFIG_ROOT": f"{CACHE}/vllm-config",
+}
+"""Where libraries write: the root file system is read-only."""
+
+ENVIRONMENT = {
+    "PSR_SCRATCH": SCRATCH,
+    "PSR_TERMINATION_MESSAGE": MESSAGE,
+    **CACHES,
+    "USER": "psr",  # getpass asks for it before it asks for an entry in /etc/passwd
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@dataclass(frozen=True)
+class Container:
+    """The one container of a pod.
+
+    Attributes:
+        env: variables beside those of every pod, in the order in which they refer to each other.
+        ports: by name.
+        probes: `readinessProbe` and the like.
+        config_map: appears as files under `/etc/psr`.
+    """
+
+    name: str
+    image: str
+    command: Sequence[str]
+    env: Sequence[Mapping[str, Any]] = ()
+    ports: Mapping[str, int] = field(default_factory=dict)
+    probes: Mapping[str, Any] = field(default_factory=dict)
+    config_map: str | None = None
+
+
+def template(
+    container: Container,
+    placement: Placement,
+    settings: Settings,
+    *,
+    labels: Mapping[str, str],
+    annotations: Mapping[str, str],
+    scheduling: Mapping[str, Any],
+    restart_policy: str,
+    grace_seconds: int,
+) -> dict[str, Any]:
+    """A pod template.
+
+    Args:
+        labels, annotations: ours; they win.
+        scheduling: `affinity` or `topologySpreadConstraints`, of `together` or `apart`.
+        grace_seconds: between SIGTERM and SIGKILL unless the manifest says otherwise.
+
+    Raises:
+        RenderError: ServiceAccountNotAllowed, VolumeReserved or MountReserved.
+    """
+    pod = placement.pod or PodOverrides()
+    volumes = volumes_of(placement, container.config_map)
+    mounts = mounts_of(placement, container.config_map)
+    check_own(pod, placement, volumes, mounts)
+    spec = {
+        "restartPolicy": restart_policy,
+        "terminationGracePeriodSeconds": grace_seconds,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        **scheduling,
+        **_service_account(placement, settings),
+        "volumes": volumes,
+    }
+    wishes = pod.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
+    for key in ("labels", "annotations", "env", "volumeMounts", "serviceAccountName"):
+        wishes.pop(key, None)
+    spec = merge(spec, wishes)
+    spec["containers"] = [_container(container, placement, settings, mounts)]
+    metadata = {"labels": {**foreign(placement.labels), **foreign(pod.labels), **labels}}
+    if noted := {**foreign(placement.annotations), **foreign(pod.annotations), **annotations}:
+        metadata["annotations"] = noted
+    return {"metadata": metadata, "spec": spec}
+
+
+def apart(selector: Mapping[str, str]) -> dict[str, Any]:
+    """Scheduling of pods that share no work: better on several nodes, but anywhere rather than nowhere."""
+    return {
+        "topologySpreadConstraints": [
+            {
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": dict(selector)},
+            }
+        ]
+    }
+
+
+def together(selector: Mapping[str, str]) -> dict[str, Any]:
+    """Scheduling of pods that talk to each other all the time: better in one zone."""
+    term = {"topologyKey": "topology.kubernetes.io/zone", "labelSelector": {"matchLabels": dict(selector)}}
+    preferred = [{"weight": 100, "podAffinityTerm": term}]
+    return {"affinity": {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}}
+
+
+def variable(name: str, value: str) -> dict[str, Any]:
+    """An environment variable."""
+    return {"name": name, "value": value}
+
+
+def secret_variable(name: str, secret: str, key: str) -> dict[str, Any]:
+    """An environment variable from a Secret."""
+    return {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
+
+
+# --- the container -----------------------------------------------------------------------------------------
+
+
+def _container(
+    container: Container, placement: Placement, settings: Settings, mounts: list[dict[str, Any]]
+) -> dict[str, Any]:
+    pod = placement.pod or PodOverrides()
+    found: dict[str, Any] = {
+        "name": container.name,
+        "image": container.image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "command": list(container.command),
+        "env": [*(variable(name, value) for name, value in ENVIRONMENT.items()), *map(dict, container.env)],
+        "resources": _resources(placement.resources, pod),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePath": MESSAGE,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": mounts,
+        **container.probes,
+    }
+    if container.ports:
+        found["ports"] = [
+            {"name": name, "containerPort": port, "protocol": "TCP"} for name, port in container.ports.items()
+        ]
+    if placement.storage is not None and placement.storage.credentials_secret is not None:
+        found["envFrom"] = [{"secretRef": {"name": placement.storage.credentials_secret}}]
+    wishes = {
+        "env": [item.to_json() for item in pod.env if not item.name.startswith("PSR_")],
+        "volumeMounts": [
+            item.model_dump(by_alias=True, exclude_none=True, exclude_defaults=True) for item in pod.volume_mounts
+        ],
+    }
+    return merge(found, wishes)
+
+
+def _resources(resources: Resources, pod: PodOverrides) -> dict[str, Any]:
+    requests = {"cpu": resources.cpu, "memory": resources.memory}
+    limits = {"memory": resources.memory}
+    if resources.gpus:
+        requests[resources.gpu_resource] = limits[resources.gpu_resource] = str(resources.gpus)
+    found: dict[str, Any] = {
+        kind: {name: amount for name, amount in amounts.items() if amount is not None}
+        for kind, amounts in (("requests", requests), ("limits", limits))
+    }
+    found = {kind: amounts for kind, amounts in found.items() if amounts}
+    if pod.resource_claims:
+        found["claims"] = [{"name": item.name} for item in pod.resource_claims]
+    return found
+
+
+def _service_account(placement: Placement, settings: Settings) -> dict[str, str]:
+    """The service account that a manifest names.
+
+    Raises:
+        RenderError: it is not one of those that the operator allows.
+    """
+    name = placement.pod.service_account_name if placement.pod is not None else None
+    if name is None and placement.storage is not None:
+        name = placement.storage.service_account_name
+    if name is None:
+        return {}
+    if name not in settings.service_accounts:
+        allowed = ", ".join(sorted(settings.service_accounts)) or "none"
+        raise RenderError(
+            "ServiceAccountNotAllowed",
+            f"serviceAccountName: {name} is not among those that the operator allows ({allowed}); choose another or "
+            "have the operator's values name it",
+        )
+    return {"serviceAccountName": name}

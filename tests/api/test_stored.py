@@ -1,0 +1,85 @@
+"""Objects as an apiserver keeps them: read as models, and written so that the apiserver keeps what was meant."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from psr_operator.api import Meta, OwnerReference, StepDPOJob
+from psr_operator.api.stored import LAST_APPLIED, parse, to_stored
+from tests.api.definitions import manifest, url
+from tests.control_plane.plane import ControlPlane
+
+RAW = {
+    "apiVersion": "psr.dev/v1alpha1",
+    "kind": "StepDPOJob",
+    "metadata": {
+        "name": "train",
+        "namespace": "team",
+        "uid": "4f3c",
+        "generation": 3,
+        "resourceVersion": "12",
+        "creationTimestamp": "2026-01-01T00:00:00Z",
+        "managedFields": [{"manager": "kubectl"}],
+        "finalizers": ["foregroundDeletion"],
+        "labels": {"kueue.x-k8s.io/queue-name": "gpus"},
+        "annotations": {LAST_APPLIED: "{}", "team.example/note": "kept", "team.example/log": "x" * 2000},
+        "ownerReferences": [
+            {
+                "apiVersion": "psr.dev/v1alpha1",
+                "kind": "SelfRewardIteration",
+                "name": "round",
+                "uid": "77",
+                "controller": True,
+                "blockOwnerDeletion": True,
+            }
+        ],
+    },
+    "spec": manifest("StepDPOJob")["spec"],
+    "status": {"observedGeneration": 2, "reason": "Running"},
+}
+
+
+def test_of_the_metadata_only_what_psr_reads_is_read() -> None:
+    assert parse(RAW).metadata == Meta(
+        name="train",
+        namespace="team",
+        uid="4f3c",
+        generation=3,
+        labels={"kueue.x-k8s.io/queue-name": "gpus"},
+        annotations={"team.example/note": "kept"},
+        owner_references=[OwnerReference(kind="SelfRewardIteration", name="round", uid="77")],
+    )
+    assert (parse(RAW).status.observed_generation, parse(RAW).status.reason) == (2, "Running")
+
+
+def test_a_new_object_has_no_status_yet() -> None:
+    fresh = {key: value for key, value in RAW.items() if key != "status"}
+    assert parse(fresh).status.observed_generation == -1
+
+
+@pytest.mark.parametrize("spec", [{}, {**RAW["spec"], "unknown": 1}, {**RAW["spec"], "seed": -1}])
+def test_a_wrong_spec_is_said(spec: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        parse({**RAW, "spec": spec})
+
+
+def test_an_applied_child_is_stored_as_it_was_meant(crds: ControlPlane, namespace: str) -> None:
+    """Its parent is its controller, and what comes back is the same object."""
+    parent = crds.request("POST", url("SFTJob", namespace=namespace), manifest("SFTJob", name="parent"))
+    owner = OwnerReference(kind="SFTJob", name="parent", uid=parent["metadata"]["uid"])
+    meta = Meta(name="child", namespace=namespace, labels={"a": "b"}, owner_references=[owner])
+    child = StepDPOJob(metadata=meta, spec=manifest("StepDPOJob")["spec"])
+    stored = crds.request("POST", url("StepDPOJob", namespace=namespace) + "?fieldValidation=Strict", to_stored(child))
+    assert stored["metadata"]["ownerReferences"] == [
+        {
+            "apiVersion": "psr.dev/v1alpha1",
+            "kind": "SFTJob",
+            "name": "parent",
+            "uid": parent["metadata"]["uid"],
+            "controller": True,
+        }
+    ]
+    back = parse(stored)
+    assert (back.spec, back.metadata.labels, back.metadata.owner_references) == (child.spec, {"a": "b"}, [owner])
+    assert to_stored(back) == to_stored(child)

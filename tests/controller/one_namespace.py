@@ -1,0 +1,120 @@
+"""A namespace with an operator and a played node: make objects, change them, wait for what they say."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.control_plane.plane import APIError, ControlPlane
+from tests.control_plane.player import Outcome, Player, Pod
+
+PLURALS = {
+    "SelfRewardRun": "selfrewardruns",
+    "SelfRewardIteration": "selfrewarditerations",
+    "PreferenceGeneration": "preferencegenerations",
+    "StepDPOJob": "stepdpojobs",
+    "SFTJob": "sftjobs",
+    "ModelEvaluation": "modelevaluations",
+    "PolicyServer": "policyservers",
+}
+STORAGE = {"uri": "s3://bucket/runs"}
+MODEL = {"uri": "s3://bucket/models/m"}
+JOB = {"model": MODEL, "pairs": "s3://bucket/pairs", "storage": STORAGE}
+QUICK = {"backoffSeconds": 0}
+
+
+@dataclass
+class Scene:
+    """A namespace with an operator and a played node.
+
+    Attributes:
+        script: what becomes of this namespace's pods.
+    """
+
+    plane: ControlPlane
+    player: Player
+    namespace: str
+    scripts: dict[str, Callable[[Pod], Outcome]]
+    said: Callable[[], str] = field(default=lambda: "")
+
+    def play(self, script: Callable[[Pod], Outcome]) -> None:
+        self.scripts[self.namespace] = script
+
+    def make(self, kind: str, name: str = "it", meta: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
+        body = {
+            "apiVersion": "psr.dev/v1alpha1",
+            "kind": kind,
+            "metadata": {"name": name, **(meta or {})},
+            "spec": spec,
+        }
+        found: dict[str, Any] = self.plane.request("POST", self.path(kind), body)
+        return found
+
+    def path(self, kind: str, name: str | None = None) -> str:
+        root = {
+            "Job": "/apis/batch/v1",
+            "Deployment": "/apis/apps/v1",
+            "Pod": "/api/v1",
+            "ConfigMap": "/api/v1",
+            "Event": "/api/v1",
+        }
+        base = root.get(kind, "/apis/psr.dev/v1alpha1")
+        collection = f"{base}/namespaces/{self.namespace}/{PLURALS.get(kind, kind.lower() + 's')}"
+        return f"{collection}/{name}" if name else collection
+
+    def get(self, kind: str, name: str = "it") -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = self.plane.request("GET", self.path(kind, name))
+        except APIError as error:
+            if error.code == 404:
+                return None
+            raise
+        return found
+
+    def names(self, kind: str) -> list[str]:
+        return sorted(item["metadata"]["name"] for item in self.plane.request("GET", self.path(kind))["items"])
+
+    def change(self, kind: str, name: str = "it", **spec: Any) -> None:
+        """Change fields of a spec; None unsets."""
+        body = {"spec": spec}
+        self.plane.request("PATCH", self.path(kind, name), body, content="application/merge-patch+json")
+
+    def until(self, kind: str, reason: str, name: str = "it", seconds: float = 60.0) -> dict[str, Any]:
+        """Wait until an object stands with this reason, for its present generation; the object."""
+        deadline = time.monotonic() + seconds
+        while True:
+            found = self.get(kind, name)
+            status = (found or {}).get("status", {})
+            if (
+                found is not None
+                and status.get("reason") == reason
+                and status.get("observedGeneration") == found["metadata"]["generation"]
+            ):
+                return found
+            assert time.monotonic() < deadline, (
+                f"{kind}/{name} is not {reason}: {json.dumps(status)}\n{self.said()[-3000:]}"
+            )
+            time.sleep(0.05)
+
+
+def message(found: dict[str, Any]) -> str:
+    return next(item["message"] for item in found["status"]["conditions"] if item["type"] == "Ready")
+
+
+def pods(scene: Scene) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = scene.plane.request("GET", scene.path("Pod"))["items"]
+    return found
+
+
+def servers(scene: Scene) -> list[dict[str, Any]]:
+    return [pod for pod in pods(scene) if "psr.dev/server" in pod["metadata"]["labels"]]
+
+
+def wait(happened: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)

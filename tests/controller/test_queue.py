@@ -1,0 +1,106 @@
+"""The queue: one look at a time, events that come together are one, errors wait longer each time."""
+
+from __future__ import annotations
+
+import asyncio
+
+from psr_operator.controller.queue import FIRST_PAUSE, LONGEST_PAUSE, Key, Queue
+
+RUNNER = asyncio.Runner()
+"""A queue lives in one event loop."""
+A, B = Key("StepDPOJob", "ns", "a"), Key("StepDPOJob", "ns", "b")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def taken(queue: Queue) -> Key | None:
+    """What is due now."""
+
+    async def take() -> Key | None:
+        try:
+            return await asyncio.wait_for(queue.take(), 0.01)
+        except TimeoutError:
+            return None
+
+    return RUNNER.run(take())
+
+
+def test_many_events_are_one_look() -> None:
+    queue = Queue(Clock())
+    for _ in range(100):
+        queue.add(A)
+    assert taken(queue) == A
+    assert taken(queue) is None
+
+
+def test_a_key_is_not_given_out_twice_at_a_time() -> None:
+    queue = Queue(Clock())
+    queue.add(A)
+    assert taken(queue) == A
+    queue.add(A)
+    queue.add(B)
+    assert taken(queue) == B
+    assert taken(queue) is None
+    queue.done(A)
+    assert taken(queue) == A
+
+
+def test_an_earlier_time_counts() -> None:
+    clock = Clock()
+    queue = Queue(clock)
+    queue.add(A, after=10)
+    queue.add(A, after=1)
+    queue.add(A, after=5)
+    assert taken(queue) is None
+    clock.now = 1
+    assert taken(queue) == A
+    queue.done(A)
+    clock.now = 20
+    assert taken(queue) is None, "the later times were the same look"
+
+
+def test_errors_wait_longer_each_time_whatever_happens() -> None:
+    clock = Clock()
+    queue = Queue(clock)
+    queue.add(A)
+    pauses = []
+    for _ in range(12):
+        assert taken(queue) == A
+        queue.add(A)  # an event while it is worked on
+        pauses.append(queue.done(A, failed=True))
+        assert taken(queue) is None
+        clock.now += pauses[-1]
+    assert pauses[:3] == [FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE]
+    assert pauses[-1] == LONGEST_PAUSE
+    assert taken(queue) == A
+    assert queue.done(A) == 0
+    queue.add(A)
+    assert taken(queue) == A
+    assert queue.done(A, failed=True) == FIRST_PAUSE, "a success forgets the failures"
+
+
+def test_who_waits_is_woken() -> None:
+    async def scene() -> Key:
+        queue = Queue(asyncio.get_running_loop().time)
+        waiting = asyncio.create_task(queue.take())
+        await asyncio.sleep(0)
+        queue.add(A, after=60)
+        await asyncio.sleep(0)
+        queue.add(A)
+        return await asyncio.wait_for(waiting, 5)
+
+    assert asyncio.run(scene()) == A
+
+
+def test_a_forgotten_key_does_not_come() -> None:
+    queue = Queue(Clock())
+    queue.add(A)
+    queue.forget(A)
+    assert taken(queue) is None
+    assert len(queue) == 0

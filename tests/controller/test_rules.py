@@ -1,0 +1,52 @@
+"""The role that the chart ships holds no right that the operator does not use: the audit log of all tests here tells.
+
+`conftest.py` has it run after the others of this folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.control_plane.plane import ControlPlane
+from tests.controller.operator_process import HOME, read_rules
+
+MODULES = {path.name for path in Path(__file__).parent.glob("test_*.py")}
+
+
+def used(plane: ControlPlane) -> Iterator[tuple[str, str, str]]:
+    """What operators were allowed and did: API group, resource (with subresource), verb."""
+    assert plane.audit is not None
+    with open(plane.audit, encoding="utf-8") as lines:
+        for line in lines:
+            event: dict[str, Any] = json.loads(line)
+            if not event["user"]["username"].startswith(f"system:serviceaccount:{HOME}:operator-"):
+                continue
+            about = event.get("objectRef")
+            if about is None or event["annotations"].get("authorization.k8s.io/decision") != "allow":
+                continue
+            resource = about["resource"] + (f"/{about['subresource']}" if about.get("subresource") else "")
+            yield about.get("apiGroup", ""), resource, event["verb"]
+
+
+@pytest.mark.parametrize("name", ["rules.yaml", "lease-rules.yaml"])
+def test_every_right_of_the_role_is_used(plane: ControlPlane, name: str, request: pytest.FixtureRequest) -> None:
+    if plane.audit is None:
+        pytest.skip("a cluster that is not ours keeps its audit log to itself")
+    ran = {item.path.name for item in request.session.items}
+    if not ran >= MODULES:
+        pytest.skip(f"needs the audit log of all tests of this folder; missing: {', '.join(sorted(MODULES - ran))}")
+    found = set(used(plane))
+    idle = []
+    for rule in read_rules(name):
+        for group in rule["apiGroups"]:
+            of_rule = [(resource, verb) for g, resource, verb in found if g == group and resource in rule["resources"]]
+            idle += [f"{group}/{resource}" for resource in rule["resources"] if resource not in {r for r, _ in of_rule}]
+            idle += [
+                f"{group}/{rule['resources']} {verb}" for verb in rule["verbs"] if verb not in {v for _, v in of_rule}
+            ]
+    assert idle == [], "no operator of these tests used this"
