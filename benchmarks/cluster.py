@@ -70,8 +70,8 @@ def identity(plane: ControlPlane, name: str, place: Path) -> tuple[str, Path]:
     return f"system:serviceaccount:{SYSTEM}:{name}", plane.kubeconfig_for(token, place)
 
 
-def fill(plane: ControlPlane, count: int) -> None:
-    """One server that is said to be ready, and so many iterations that ask it."""
+def make_server(plane: ControlPlane, *, said_ready: bool) -> None:
+    """The server that all iterations ask. `said_ready`: its status says so, for an operator that makes no servers."""
     server = {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": "PolicyServer",
@@ -79,11 +79,17 @@ def fill(plane: ControlPlane, count: int) -> None:
         "spec": {"model": MODEL, "storage": {"uri": "s3://bucket/runs"}},
     }
     made = plane.request("POST", SERVERS, server)
+    if not said_ready:
+        return
     condition = {"type": "Ready", "status": "True", "reason": "Serving", "message": "", "observedGeneration": 1}
     condition["lastTransitionTime"] = "2026-01-01T00:00:00Z"
     status = {"endpoints": ["http://127.0.0.1:8000"], "model": MODEL["uri"], "digest": "sha256:m1"}
     body = {**made, "status": {**status, "observedGeneration": 1, "conditions": [condition]}}
     plane.request("PUT", f"{SERVERS}/server/status", body)
+
+
+def make_iterations(plane: ControlPlane, count: int) -> None:
+    """So many iterations that ask the server."""
 
     async def create() -> None:
         async with Client(plane) as client:
@@ -108,11 +114,13 @@ def iteration(number: int) -> Object:
     }
 
 
-async def until_ready(plane: ControlPlane, count: int, process: subprocess.Popen[bytes], seconds: float) -> float:
-    """Watch until so many iterations are Ready; when the last one was (monotonic).
+async def until_ready(
+    plane: ControlPlane, path: str, count: int, process: subprocess.Popen[bytes], seconds: float
+) -> float:
+    """Watch until so many objects of a collection are Ready; when the last one was (monotonic).
 
     Raises:
-        RuntimeError: the operator ended, an iteration is Stalled, or it took too long.
+        RuntimeError: the operator ended, an object is Stalled, or it took too long.
     """
     ready: set[str] = set()
     over = asyncio.Event()
@@ -129,7 +137,7 @@ async def until_ready(plane: ControlPlane, count: int, process: subprocess.Popen
                 over.set()
 
     async with Client(plane) as client:
-        watching = asyncio.create_task(client.watch(ITERATIONS, tell, lambda: None))
+        watching = asyncio.create_task(client.watch(path, tell, lambda: None))
         deadline = time.monotonic() + seconds
         try:
             while not over.is_set():

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import math
 import os
@@ -24,17 +25,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from benchmarks.cluster import (
+    ITERATIONS,
     OPENER,
     ROOT,
+    SERVERS,
     cluster,
-    fill,
     identity,
+    make_iterations,
+    make_server,
     memory_after_import_mb,
     memory_mb,
     player,
@@ -97,29 +101,24 @@ def measure(name: str, command: str, count: int, limit: float) -> Figures:
         played: dict[str, Any] = {}
         with cluster(folder / "plane") as plane:
             user, kubeconfig = identity(plane, name, folder / "kubeconfig")
-            fill(plane, count)
             port = _free_port()
-            words = shlex.split(command.format(kubeconfig=kubeconfig, port=port))
-            with player(plane, played), open(folder / "log", "wb") as log:
-                begun = time.monotonic()
-                process = subprocess.Popen(
-                    [sys.executable, *words],
-                    cwd=ROOT,
-                    env={**os.environ, "KUBECONFIG": str(kubeconfig), "PYTHONPATH": str(ROOT)},
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                )
-                try:
-                    healthy = until_answers(f"http://127.0.0.1:{port}/healthz", process)
-                    ended = asyncio.run(until_ready(plane, count, process, limit))
-                    memory = memory_mb(process.pid)
-                    delays = _delays(port) if name == "ours" else {}
-                except RuntimeError as error:
-                    tail = (folder / "log").read_text(errors="replace")[-3000:]
-                    raise RuntimeError(f"{name}, {count}: {error}\n{tail}") from None
-                finally:
-                    _end(process)
+            try:
+                with player(plane, played), open(folder / "log", "wb") as log:
+                    make_server(plane, said_ready=name == "plain")
+                    if name == "ours":  # it makes servers as well; that is over before the time runs
+                        _, other = identity(plane, "before", folder / "before.kubeconfig")
+                        with _running(command.format(kubeconfig=other, port=port), other, log) as process:
+                            asyncio.run(until_ready(plane, SERVERS, 1, process, limit))
+                    make_iterations(plane, count)
+                    begun = time.monotonic()
+                    with _running(command.format(kubeconfig=kubeconfig, port=port), kubeconfig, log) as process:
+                        healthy = until_answers(f"http://127.0.0.1:{port}/healthz", process)
+                        ended = asyncio.run(until_ready(plane, ITERATIONS, count, process, limit))
+                        memory = memory_mb(process.pid)
+                        delays = _delays(port) if name == "ours" else {}
+            except RuntimeError as error:
+                tail = (folder / "log").read_text(errors="replace")[-3000:]
+                raise RuntimeError(f"{name}, {count}: {error}\n{tail}") from None
             asked = requests_of(plane, user)
     return Figures(
         operator=name,
@@ -134,6 +133,23 @@ def measure(name: str, command: str, count: int, limit: float) -> Figures:
         delays=delays,
         played=played,
     )
+
+
+@contextlib.contextmanager
+def _running(command: str, kubeconfig: Path, log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """An operator, until the block ends."""
+    process = subprocess.Popen(
+        [sys.executable, *shlex.split(command)],
+        cwd=ROOT,
+        env={**os.environ, "KUBECONFIG": str(kubeconfig), "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        yield process
+    finally:
+        _end(process)
 
 
 def summary(found: Sequence[Figures]) -> dict[str, Any]:
@@ -223,14 +239,14 @@ def _free_port() -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.operator", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="compare at 50, grow over 25, 50, 100")
-    parser.add_argument("--compare", type=int, metavar="N", help="iterations for both operators (default: 500)")
+    parser.add_argument("--compare", type=int, metavar="N", help="iterations for both operators (default: 2000)")
     parser.add_argument("--sizes", type=int, nargs="*", metavar="N", help="for ours (default: 500 1000 2000 4000)")
     parser.add_argument("--only", choices=["ours", "plain"], help="measure only one")
     parser.add_argument("--ours", default=OURS, metavar="COMMAND", help=f"default: {OURS}")
     parser.add_argument("--limit", type=float, default=1800.0, metavar="S", help="for each measurement (default: 1800)")
     parser.add_argument("--out", type=Path, default=ROOT / "out/bench/operator.json", metavar="FILE")
     arguments = parser.parse_args()
-    compare = arguments.compare or (50 if arguments.quick else 500)
+    compare = arguments.compare or (50 if arguments.quick else 2000)
     sizes = arguments.sizes if arguments.sizes is not None else [25, 50, 100] if arguments.quick else None
     sizes = [500, 1000, 2000, 4000] if sizes is None else sizes
     wanted = [("plain", PLAIN, compare)] if arguments.only != "ours" else []

@@ -276,7 +276,10 @@ def _is_training(run: SelfRewardRun, observed: Observed, models: Sequence[Model]
         job = observed.child("SFTJob", _sft_name(run))
         return job is None or not _over(job)
     iteration = observed.child("SelfRewardIteration", _iteration_name(run, models[-1].number))
-    return iteration is not None and iteration.status.pairs is not None and not _over(iteration)
+    if iteration is None:
+        return False
+    unknown = iteration.status.observed_generation < 0  # new, or its status was lost: it may be training
+    return unknown or (iteration.status.pairs is not None and not _over(iteration))
 
 
 def _report(run: SelfRewardRun, observed: Observed, models: Sequence[Model]) -> Life:
