@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -190,17 +189,28 @@ class Place:
 @contextlib.contextmanager
 def place_for(plane: ControlPlane, name: str, script: Callable[[Pod], Outcome] = succeed) -> Iterator[Place]:
     """A namespace and its player, until the block ends."""
-    namespace = f"{name}-{uuid.uuid4().hex[:6]}"
+    with places_for(plane, [name], script) as (place,):
+        yield place
+
+
+@contextlib.contextmanager
+def places_for(
+    plane: ControlPlane, names: Sequence[str], script: Callable[[Pod], Outcome] = succeed
+) -> Iterator[list[Place]]:
+    """Namespaces with one player for them all, until the block ends: the scheduler binds pods to any node."""
+    namespaces = [f"{name}-{uuid.uuid4().hex[:6]}" for name in names]
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    plane.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace, "labels": labels}})
+    for namespace in namespaces:
+        plane.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace, "labels": labels}})
     referee = Referee(script)
     try:
-        with play(plane, namespaces=[namespace], script=referee) as player:
+        with play(plane, namespaces=namespaces, script=referee) as player:
             referee.player = player
-            yield Place(plane, namespace, player, referee)
+            yield [Place(plane, namespace, player, referee) for namespace in namespaces]
     finally:
-        with contextlib.suppress(APIError, OSError):
-            plane.request("DELETE", f"/api/v1/namespaces/{namespace}")
+        for namespace in namespaces:
+            with contextlib.suppress(APIError, OSError):
+                plane.request("DELETE", f"/api/v1/namespaces/{namespace}")
 
 
 def normal(found: Object, namespace: str) -> Object:
@@ -227,33 +237,6 @@ def differences(expected: Any, found: Any, where: str = "") -> list[str]:
     if expected == found:
         return []
     return [f"{where}: {str(found)[:2000]} instead of {str(expected)[:2000]}"]
-
-
-class Background:
-    """A function that is called again and again in a thread until the block ends; what it raises, the block raises."""
-
-    def __init__(self, function: Callable[[], None], pause: float = 0.05) -> None:
-        self._function, self._pause = function, pause
-        self._over = threading.Event()
-        self._errors: list[BaseException] = []
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def _run(self) -> None:
-        try:
-            while not self._over.wait(self._pause):
-                self._function()
-        except BaseException as error:
-            self._errors.append(error)
-
-    def __enter__(self) -> Background:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-        if self._errors:
-            raise self._errors[0]
 
 
 def _meta(meta: Object) -> Object:

@@ -35,6 +35,8 @@ class Operated:
     def until_training(self, attempt: int = 1) -> None:
         """Wait until the training runs."""
         self.place.until(lambda: self.place.player.pods(f"{TRAINING}-a{attempt}"), "training")
+        self.place.until_reason("Training", "StepDPOJob", TRAINING)
+        self.place.until_reason("Training")
 
     def nothing_twice(self) -> None:
         made = self.proxy.created()
@@ -245,9 +247,7 @@ def test_the_apiserver_is_slow(crds: ControlPlane, undisturbed: dict[str, Any], 
         it.nothing_twice()
 
 
-def test_the_apiserver_restarts(
-    undisturbed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_apiserver_restarts(undisturbed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is killed in the middle of a run and comes back at the same address."""
     monkeypatch.setattr(client, "RECONNECTIONS", 500)  # the player waits for it, too
     with start_control_plane(tmp_path / "plane") as plane:
@@ -275,4 +275,3 @@ def serves(plane: ControlPlane) -> bool:
         return bool(plane.request("GET", "/readyz") == "ok")
     except (APIError, OSError):
         return False
-

@@ -18,9 +18,9 @@ import pytest
 
 from tests.control_plane.plane import ControlPlane
 from tests.controller.fork_server import ForkServer, start_fork_server
+from tests.controller.one_run import Place, differences, place_for, run
 from tests.controller.operator_process import HOME, Account, grant
 from tests.controller.proxy import Action, Proxy, Request, start_proxy
-from tests.controller.one_run import Place, differences, place_for, run
 
 SECONDS = 45.0
 LEAST_KILLS = 60

@@ -47,7 +47,7 @@ def pod(phase: str = "Running", *, server: bool = False, code: int | None = None
             "uid": f"uid-{name}",
             "resourceVersion": "8",
             "labels": {**LABELS, **unit, "batch.kubernetes.io/job-completion-index": str(more.get("index", 0))},
-            "ownerReferences": [{"uid": "uid-set" if server else "uid-job", "controller": True}],
+            "ownerReferences": [{"uid": "uid-set" if server else "uid-job", "name": "owner", "controller": True}],
             **({"deletionTimestamp": "now"} if more.get("deleting") else {}),
         },
         "status": {

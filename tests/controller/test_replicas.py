@@ -14,7 +14,7 @@ import pytest
 
 from tests.control_plane.plane import ControlPlane
 from tests.control_plane.player import Outcome, Pod, succeed
-from tests.controller.one_run import RUN, Place, place_for, run
+from tests.controller.one_run import RUN, Place, place_for, places_for, run
 from tests.controller.operator_process import Operator, grant, start_operator
 from tests.controller.proxy import Proxy, start_proxy
 
@@ -41,7 +41,9 @@ def held_training(pod: Pod) -> Outcome:
 
 
 @contextlib.contextmanager
-def replicas(plane: ControlPlane, place: Place, folder: Path, lease_seconds: float) -> Iterator[tuple[Replica, Replica]]:
+def replicas(
+    plane: ControlPlane, place: Place, folder: Path, lease_seconds: float
+) -> Iterator[tuple[Replica, Replica]]:
     """Two of them, the first of which leads while a run trains."""
     account = grant(plane, [place.namespace])
     with contextlib.ExitStack() as stack:
@@ -137,19 +139,15 @@ def test_the_leader_cannot_reach_the_apiserver(place: Place, undisturbed: dict[s
         finish(place, undisturbed, first, second)
 
 
-def test_operators_of_different_namespaces(
-    crds: ControlPlane, undisturbed: dict[str, Any], tmp_path: Path
-) -> None:
+def test_operators_of_different_namespaces(crds: ControlPlane, undisturbed: dict[str, Any], tmp_path: Path) -> None:
     """Each serves its own with nothing but Roles; a namespace that nobody serves stays as it is."""
     with contextlib.ExitStack() as stack:
-        places = [stack.enter_context(place_for(crds, f"apart-{name}")) for name in ("one", "two", "nobody")]
+        places = stack.enter_context(places_for(crds, ["apart-one", "apart-two", "apart-nobody"]))
         served = []
         for place in places[:2]:
             proxy = stack.enter_context(start_proxy(crds))
             operator = stack.enter_context(
-                start_operator(
-                    grant(crds, [place.namespace]), tmp_path, namespaces=[place.namespace], server=proxy.url
-                )
+                start_operator(grant(crds, [place.namespace]), tmp_path, namespaces=[place.namespace], server=proxy.url)
             )
             served.append(Replica(operator, proxy))
         for place in places:

@@ -215,10 +215,8 @@ class Asker:
         if pod.owner == deployment.uid:
             return True
         if pod.owner not in self._chains:
-            # A ReplicaSet's name is the pod's without its last part.
-            name = pod.name.rsplit("-", 1)[0]
             try:
-                found = await self.client.get(f"{collection_of('ReplicaSet', pod.belongs.namespace)}/{name}")
+                found = await self.client.get(f"{collection_of('ReplicaSet', pod.belongs.namespace)}/{pod.owner_name}")
             except (Refused, Unreachable) as error:
                 log.warning("%s: %s", pod.name, error)
                 return False

@@ -67,7 +67,7 @@ class PodFacts:
     """A pod of a Workload or a server.
 
     Attributes:
-        owner: uid of its controller, a Job or a ReplicaSet.
+        owner, owner_name: uid and name of its controller, a Job or a ReplicaSet.
         unit: name of the Workload or server that it is a part of.
         server: whether that is a server.
         exit_code, ended, message: of its container's last end; None and "" before.
@@ -80,6 +80,7 @@ class PodFacts:
     version: int
     belongs: Belongs
     owner: str
+    owner_name: str
     unit: str
     server: bool
     index: int
@@ -196,6 +197,7 @@ def pod_facts(raw: Raw) -> PodFacts | None:
         version=int(meta["resourceVersion"]),
         belongs=belongs,
         owner=_controller(meta),
+        owner_name=_controller(meta, "name"),
         unit=intern(unit),
         server=LABEL_SERVER in labels,
         index=_number(labels.get(INDEX)),
@@ -266,8 +268,8 @@ def _belongs(meta: Raw, labels: Mapping[str, str]) -> Belongs | None:
     )
 
 
-def _controller(meta: Raw) -> str:
-    return next((intern(item["uid"]) for item in meta.get("ownerReferences") or () if item.get("controller")), "")
+def _controller(meta: Raw, what: str = "uid") -> str:
+    return next((intern(item[what]) for item in meta.get("ownerReferences") or () if item.get("controller")), "")
 
 
 def _number(text: str | None) -> int:
