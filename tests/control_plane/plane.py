@@ -1,6 +1,6 @@
 """A real control plane for tests: etcd, kube-apiserver, kube-controller-manager and kube-scheduler on free ports.
 
-No root, no node: who plays the pods is `player.py`. Everything it writes lies in one folder; every process ends with the
+No root, no node: who plays the pods is `player.py`. All that it writes lies in one folder; every process ends with the
 block, by its own pid. The environment variable PSR_TEST_KUBECONFIG names a cluster to be used instead.
 """
 

@@ -28,7 +28,7 @@ from aiohttp import web
 from tests.control_plane.plane import ControlPlane
 
 Action = Literal["pass", "cut before", "cut after"]
-"""What becomes of a write: `cut before` ends the operator instead, `cut after` once it has had an effect, unanswered."""
+"""What becomes of a write. `cut before`: the operator is killed instead; `cut after`: once it has had an effect."""
 START_SECONDS = 30.0
 HOP_BY_HOP = frozenset({"host", "connection", "transfer-encoding", "content-length", "keep-alive"})
 GONE = {

@@ -3,7 +3,7 @@
 Idle means no write but to its Lease, with hundreds of finished objects and through comparisons with lists of them all.
 
 One undisturbed SelfRewardIteration with `server.ref`, two search shards and every stage long enough to be seen at work
-takes 18 to 20 writes from its creation to Ready: 5 to 7 statuses of the generation and 3 or 4 of the training (what is
+takes 17 to 20 writes from its creation to Ready: 5 to 7 statuses of the generation and 3 or 4 of the training (what is
 passed within a second is not told), 3 of the iteration, 3 Jobs, 2 children, 1 event. `test_writes_of_an_iteration`
 prints them (`-s`) and holds them below BOUND.
 """

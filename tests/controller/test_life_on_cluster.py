@@ -136,7 +136,7 @@ def test_progress_of_pods_reaches_the_status(scene: Scene) -> None:
     scene.make("StepDPOJob", **JOB)
     scene.until("StepDPOJob", "Training")
     scene.player.progress("it-a1", done=40, total=100, unit="updates", eta=90.0)
-    wait(lambda: (scene.get("StepDPOJob") or {})["status"]["progress"] == "40%, 90 s left")
+    wait(lambda: (scene.get("StepDPOJob") or {})["status"].get("progress") == "40%, 90 s left")
     scene.player.release("it-a1")
     assert scene.until("StepDPOJob", "Succeeded")["status"]["progress"] == "100%"
 
@@ -180,8 +180,12 @@ def test_a_result_that_cannot_be_read_is_asked_for_again(scene: Scene) -> None:
 
 
 def test_finished_jobs_may_vanish(scene: Scene) -> None:
-    scene.make("StepDPOJob", **JOB, ttlSecondsAfterFinished=0)
+    scene.make("StepDPOJob", **JOB, ttlSecondsAfterFinished=60)
     scene.until("StepDPOJob", "Succeeded")
+    job = scene.get("Job", "it-a1")
+    assert job is not None
+    assert job["spec"]["ttlSecondsAfterFinished"] == 60
+    scene.plane.request("DELETE", scene.path("Job", "it-a1"))  # what the controller of TTLs does a minute later
     wait(lambda: scene.names("Job") == [])
     scene.change("StepDPOJob", retries={"backoffLimit": 7})  # have it looked at
     found = scene.until("StepDPOJob", "Succeeded")

@@ -181,8 +181,10 @@ class Upkeep(Words):
         description="Seconds that an attempt's pods may wait for a node before the work is Stalled; waiting in a Kueue "
         "queue does not count.",
     )
-    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=MANY)] | None = operation(
-        None, description="Seconds after which Kubernetes removes a finished Job. Unset: it goes with its owner."
+    ttl_seconds_after_finished: Annotated[int, Field(ge=60, le=MANY)] | None = operation(
+        None,
+        description="Seconds after which Kubernetes removes a finished Job; a minute at least, so that its result is "
+        "read before. Unset: it goes with its owner.",
     )
     image: Image | None = operation(None, description="Image of the stages. Unset: the operator's.")
 

@@ -104,14 +104,14 @@ class Writer:
 
     # --- our own objects
 
-    async def status(self, key: Key, entry: Entry, status: Mapping[str, Any]) -> None:
-        """Store a status that was planned from `entry`.
+    async def status(self, key: Key, entry: Entry, before: Mapping[str, Any], status: Mapping[str, Any]) -> None:
+        """Store a status that was planned from `before`, the one of `entry`.
 
         Raises:
             Refused: 409 where the object has changed since.
         """
         meta = {"uid": entry.uid, "resourceVersion": str(entry.version)}
-        change = difference(entry.raw().get("status") or {}, status)
+        change = difference(before, status)
         path = f"{collection_of(key.kind, key.namespace)}/{key.name}/status"
         self._take(await self.client.merge(path, {"metadata": meta, "status": change}), spec=False)
 
@@ -136,12 +136,11 @@ class Writer:
     async def _update(self, key: Key, entry: Entry, wanted: Resource) -> None:
         spec = wanted.spec.to_json()
         digest = int.from_bytes(hashlib.blake2b(json.dumps(spec, sort_keys=True).encode(), digest_size=8).digest())
-        raw = entry.raw()
-        generation = int(raw["metadata"].get("generation", 0))
-        if entry.checked == (generation, digest):
+        if entry.checked == (entry.generation, digest):
             return
-        before = parse({**raw, "status": {}}).spec.to_json()
-        change = difference(before, spec)
+        raw = entry.raw()
+        generation = entry.generation
+        change = difference(parse({**raw, "status": {}}).spec.to_json(), spec)
         if change:
             meta = {"uid": entry.uid, "resourceVersion": str(entry.version)}
             path = f"{collection_of(key.kind, key.namespace)}/{key.name}"

@@ -1,23 +1,27 @@
 """What the controller knows: our objects as compressed JSON, and the facts of what they own.
 
 Fed by kopf's watches and by the answers to our own writes, whichever is newer. An object is parsed when it is looked
-at, not kept parsed: thousands of them are known, a few are looked at.
+at; only the last few are kept parsed: thousands of them are known, a few are looked at.
 """
 
 from __future__ import annotations
 
 import json
 import zlib
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from sys import intern
 from typing import Any, TypeVar
 
+from psr_operator.api import Resource
+from psr_operator.api.stored import parse
 from psr_operator.controller.facts import DeploymentFacts, JobFacts, PodFacts
 from psr_operator.controller.queue import Key
 
 Raw = Mapping[str, Any]
+PARSED = 128
+"""Objects that are kept parsed: a reconcile reads an object, its children and the server that it names."""
 UNREAD = ("managedFields", "creationTimestamp", "selfLink", "finalizers")
 
 
@@ -26,6 +30,7 @@ class Entry:
     """One of our objects.
 
     Attributes:
+        generation: of its spec.
         owner: uid of the object of ours that controls it, "" for none.
         names: of the PolicyServers that its spec refers to.
         ended: whether it is Ready or Stalled, so that its parent has something to decide.
@@ -35,6 +40,7 @@ class Entry:
 
     uid: str
     version: int
+    generation: int
     owner: str
     names: tuple[str, ...]
     deleting: bool
@@ -90,6 +96,7 @@ class Cache:
         self._children: dict[str, set[Key]] = defaultdict(set)
         self._readers: dict[tuple[str, str], set[Key]] = defaultdict(set)
         self._keys: dict[str, Key] = {}
+        self._parsed: OrderedDict[str, tuple[int, Resource]] = OrderedDict()
         self.jobs = Shelf()
         self.pods = Shelf()
         self.deployments = Shelf()
@@ -111,6 +118,7 @@ class Cache:
         entry = Entry(
             uid=meta["uid"],
             version=version,
+            generation=int(meta.get("generation", 0)),
             owner=intern(owners[0]["uid"]) if owners else "",
             names=_servers_named(raw),
             deleting="deletionTimestamp" in meta,
@@ -137,6 +145,24 @@ class Cache:
 
     def get(self, key: Key) -> Entry | None:
         return self._entries.get(key)
+
+    def resource(self, key: Key) -> Resource | None:
+        """An object as its model; None where there is none, or it is being deleted.
+
+        Raises:
+            pydantic.ValidationError: the model refuses it.
+        """
+        entry = self._entries.get(key)
+        if entry is None or entry.deleting:
+            return None
+        version, resource = self._parsed.get(entry.uid, (0, None))
+        if resource is None or version != entry.version:
+            resource = parse(entry.raw())
+            self._parsed[entry.uid] = (entry.version, resource)
+        self._parsed.move_to_end(entry.uid)
+        while len(self._parsed) > PARSED:
+            self._parsed.popitem(last=False)
+        return resource
 
     def of_kind(self, kind: str) -> set[Key]:
         """The objects of a kind."""

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 import kopf
 
 from psr_operator.api import GROUP, VERSION, PolicyServer
-from psr_operator.api.stored import parse
 from psr_operator.controller.apply import PLURALS, Writer
 from psr_operator.controller.ask import Asker, Pace
 from psr_operator.controller.cache import Cache
@@ -253,10 +252,7 @@ class Process:
 
     def _server_of(self, uid: str) -> PolicyServer | None:
         key = self.cache.key_of_uid(uid)
-        entry = self.cache.get(key) if key is not None else None
-        if entry is None:
-            return None
         with contextlib.suppress(ValueError):
-            found = parse(entry.raw())
+            found = self.cache.resource(key) if key is not None else None
             return found if isinstance(found, PolicyServer) else None
         return None

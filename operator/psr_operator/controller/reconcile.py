@@ -17,7 +17,6 @@ from pydantic import ValidationError
 
 from psr_operator.api import KINDS, PolicyServer, Resource
 from psr_operator.api.common import Status, WorkStatus
-from psr_operator.api.stored import parse
 from psr_operator.conditions import Standing, State, Transition, stand, transition
 from psr_operator.controller.apply import Obstacle, Writer, collection_of
 from psr_operator.controller.ask import Asker
@@ -74,10 +73,11 @@ class Reconciler:
             self._obstacles.pop(key, None)
             return None
         try:
-            resource = parse(entry.raw())
+            resource = self.cache.resource(key)
         except ValidationError as error:
             await self._invalid(key, entry, error)
             return None
+        assert resource is not None
         if await self._still_in_the_way(key, resource):
             return self.obstacle_seconds
         if self._unheard(resource):
@@ -119,11 +119,8 @@ class Reconciler:
 
     def _read(self, key: Key) -> Resource | None:
         """An object from the cache; None for one that is not there or cannot be read (it says so itself)."""
-        entry = self.cache.get(key)
-        if entry is None or entry.deleting:
-            return None
         try:
-            return parse(entry.raw())
+            return self.cache.resource(key)
         except ValidationError:
             return None
 
@@ -175,7 +172,7 @@ class Reconciler:
         if planned.status == before.status:
             return
         try:
-            await self.writer.status(key, entry, planned.status.to_json())
+            await self.writer.status(key, entry, before.status.to_json(), planned.status.to_json())
         except Refused as refused:
             if refused.code != 409:
                 raise
@@ -220,11 +217,11 @@ class Reconciler:
         entry = self.cache.get(key)
         if entry is None:
             return
-        stored = resource.model_copy(update={"status": resource.status})
-        status = resource.status.model_copy(update=stand(standing, stored, self.now()))
-        if status.to_json() != (entry.raw().get("status") or {}):
-            await self.writer.status(key, entry, status.to_json())
-            told = transition(stored, standing)
+        before = entry.raw().get("status") or {}
+        status = resource.status.model_copy(update=stand(standing, resource, self.now())).to_json()
+        if status != before:
+            await self.writer.status(key, entry, before, status)
+            told = transition(resource, standing)
             if told is not None:
                 await self.writer.event(resource, told, self.now())
 
