@@ -8,18 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from psr_operator.controller.apply import collection_of
 from tests.control_plane.plane import APIError, ControlPlane
 from tests.control_plane.player import Outcome, Player, Pod
 
-PLURALS = {
-    "SelfRewardRun": "selfrewardruns",
-    "SelfRewardIteration": "selfrewarditerations",
-    "PreferenceGeneration": "preferencegenerations",
-    "StepDPOJob": "stepdpojobs",
-    "SFTJob": "sftjobs",
-    "ModelEvaluation": "modelevaluations",
-    "PolicyServer": "policyservers",
-}
 STORAGE = {"uri": "s3://bucket/runs"}
 MODEL = {"uri": "s3://bucket/models/m"}
 JOB = {"model": MODEL, "pairs": "s3://bucket/pairs", "storage": STORAGE}
@@ -54,15 +46,7 @@ class Scene:
         return found
 
     def path(self, kind: str, name: str | None = None) -> str:
-        root = {
-            "Job": "/apis/batch/v1",
-            "Deployment": "/apis/apps/v1",
-            "Pod": "/api/v1",
-            "ConfigMap": "/api/v1",
-            "Event": "/api/v1",
-        }
-        base = root.get(kind, "/apis/psr.dev/v1alpha1")
-        collection = f"{base}/namespaces/{self.namespace}/{PLURALS.get(kind, kind.lower() + 's')}"
+        collection = collection_of(kind, self.namespace)
         return f"{collection}/{name}" if name else collection
 
     def get(self, kind: str, name: str = "it") -> dict[str, Any] | None:

@@ -10,8 +10,9 @@ from typing import Any
 from psr_operator.api import ModelEvaluation, PolicyServer, PreferenceGeneration, Resource, SFTJob, StepDPOJob
 from psr_operator.api.common import Upkeep, Work
 from psr_operator.conditions import Standing, State
+from psr_operator.planner.placement import placement
 from psr_operator.planner.plan import Observed, Placement, Plan
-from psr_operator.planner.server import own_server, passed_on
+from psr_operator.planner.server import own_server
 from psr_operator.planner.stage import Life, Step, plan_life
 from psr_runtime.config import (
     Endpoint,
@@ -134,15 +135,8 @@ def handed_down(parent: Resource) -> dict[str, Any]:
 def placement_of(resource: Resource, *, gpus: bool = True) -> Placement:
     """Where the pods of an object run. `gpus=False` for a step that needs none of its accelerators."""
     spec: Work = resource.spec
-    return Placement(
-        resources=spec.resources if gpus else spec.resources.model_copy(update={"gpus": 0}),
-        pod=spec.pod,
-        image=spec.image,
-        storage=spec.storage,
-        ttl_seconds=spec.ttl_seconds_after_finished,
-        labels=resource.metadata.labels,
-        annotations=passed_on(resource.metadata.annotations),
-    )
+    resources = spec.resources if gpus else spec.resources.model_copy(update={"gpus": 0})
+    return placement(resource, resources, spec.pod)
 
 
 _FOLDERS = {

@@ -15,6 +15,7 @@ from psr_operator.api import (
     SelfRewardRun,
     SFTJob,
 )
+from psr_operator.api.common import Resources
 from psr_operator.api.evaluation import ModelEvaluationSpec
 from psr_operator.api.iteration import Loop, SelfRewardIterationSpec
 from psr_operator.api.run import ModelStatus, RunEvaluation, SelfRewardRunStatus
@@ -24,8 +25,9 @@ from psr_operator.conditions import Standing, stand, transition
 from psr_operator.planner.iteration import child_standing
 from psr_operator.planner.leaves import handed_down, owner_of, prefix_of
 from psr_operator.planner.names import child_name
-from psr_operator.planner.plan import Observed, Placement, Plan
-from psr_operator.planner.server import Reader, child_meta, child_server, intent, passed_on
+from psr_operator.planner.placement import placement
+from psr_operator.planner.plan import Observed, Plan
+from psr_operator.planner.server import Reader, child_meta, child_server, intent
 from psr_operator.planner.stage import Life, Step, live
 from psr_runtime.config import (
     ModelSource,
@@ -301,15 +303,7 @@ def _report(run: SelfRewardRun, observed: Observed, models: Sequence[Model]) -> 
         )
 
     key = f"report-m{models[-1].number}"
-    placement = Placement(
-        pod=spec.search_pod,
-        image=spec.image,
-        storage=spec.storage,
-        ttl_seconds=spec.ttl_seconds_after_finished,
-        labels=run.metadata.labels,
-        annotations=passed_on(run.metadata.annotations),
-    )
-    step = Step(key, "report", configurations, "Reporting", placement)
+    step = Step(key, "report", configurations, "Reporting", placement(run, Resources(), spec.search_pod))
     named = run.model_copy(
         update={"metadata": run.metadata.model_copy(update={"name": child_name(run.metadata.name, key)})}
     )

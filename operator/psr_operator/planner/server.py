@@ -6,7 +6,7 @@ model moves only when nobody reads from it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -15,7 +15,8 @@ from psr_operator.api.common import StorageSpec
 from psr_operator.api.server import PolicyServerSpec, ServerTemplate
 from psr_operator.conditions import Standing, State, stand, transition
 from psr_operator.planner.names import child_name
-from psr_operator.planner.plan import Observed, Placement, Plan, Server, ServerState
+from psr_operator.planner.placement import passed_on, placement
+from psr_operator.planner.plan import Observed, Plan, Server, ServerState
 from psr_runtime.config import ModelSource, StorageAccess
 
 
@@ -33,14 +34,7 @@ def plan_server(server: PolicyServer, observed: Observed, now: datetime) -> Plan
             storage=spec.storage.access() if spec.storage else StorageAccess(),
             replicas=spec.replicas,
             port=spec.port,
-            placement=Placement(
-                resources=spec.resources,
-                pod=spec.pod,
-                image=spec.image,
-                storage=spec.storage,
-                labels=server.metadata.labels,
-                annotations=passed_on(server.metadata.annotations),
-            ),
+            placement=placement(server, spec.resources, spec.pod),
         )
         if spec.active
         else None
@@ -179,12 +173,3 @@ def child_meta(parent: Resource, name: str) -> Meta:
         labels=meta.labels,
         annotations=passed_on(meta.annotations),
     )
-
-
-QUEUES = ("kueue.x-k8s.io/", "scheduling.x-k8s.io/")
-"""Annotations below these prefixes go through to children: queues, topology, pod groups."""
-
-
-def passed_on(annotations: Mapping[str, str]) -> dict[str, str]:
-    """The annotations that an object hands to its children."""
-    return {key: value for key, value in annotations.items() if key.startswith(QUEUES)}

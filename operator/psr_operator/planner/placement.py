@@ -1,0 +1,36 @@
+"""Where the pods of an object run: one function for stages, reports and servers, and what goes on to children."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from psr_operator.api import Resource
+from psr_operator.api.common import Resources
+from psr_operator.api.pod import PodOverrides
+from psr_operator.planner.plan import Placement
+
+QUEUES = ("kueue.x-k8s.io/", "scheduling.x-k8s.io/")
+"""Annotations below these prefixes go through to children: queues, topology, pod groups."""
+
+
+def placement(resource: Resource, resources: Resources, pod: PodOverrides | None) -> Placement:
+    """The placement of an object's pods.
+
+    Args:
+        resources, pod: of these pods; an object may have several kinds of them.
+    """
+    spec = resource.spec
+    return Placement(
+        resources=resources,
+        pod=pod,
+        image=spec.image,
+        storage=spec.storage,
+        ttl_seconds=getattr(spec, "ttl_seconds_after_finished", None),
+        labels=resource.metadata.labels,
+        annotations=passed_on(resource.metadata.annotations),
+    )
+
+
+def passed_on(annotations: Mapping[str, str]) -> dict[str, str]:
+    """The annotations that an object hands to its children and their pods."""
+    return {key: value for key, value in annotations.items() if key.startswith(QUEUES)}
