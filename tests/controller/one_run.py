@@ -252,7 +252,8 @@ def _ends(item: Object) -> str:
 
 def _without(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without(item) for key, item in value.items() if key not in PASSING}
+        kept = {key: _without(item) for key, item in value.items() if key not in PASSING}
+        return {key: item for key, item in kept.items() if item not in ("", None, [], {})}  # as good as absent
     if isinstance(value, list):
         return [_without(item) for item in value]
     return value

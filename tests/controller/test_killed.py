@@ -22,7 +22,7 @@ from tests.controller.one_run import Place, differences, place_for, run
 from tests.controller.operator_process import HOME, Account, grant
 from tests.controller.proxy import Action, Proxy, Request, start_proxy
 
-SECONDS = 45.0
+SECONDS = 300.0
 LEAST_KILLS = 60
 WATCHED = 10
 """Kinds that an operator watches."""

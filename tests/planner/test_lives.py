@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from world import MODEL, STORAGE, World, resource, run_of
 
-from psr_operator.planner.plan import ExitClass
+from psr_operator.api.common import Attempts
+from psr_operator.planner import plan
+from psr_operator.planner.plan import ExitClass, Observed
 
 JOB = {"model": MODEL, "pairs": "s3://bucket/pairs", "storage": STORAGE}
 
@@ -382,3 +385,15 @@ def test_a_rerun_counts_failures_anew(tmp_path: Path) -> None:
     world.change(rerun="again")
     fail("it-a3", ExitClass.FAILURE)(world)
     assert world.standing() == ("Reconciling", "Pending")
+
+
+def test_work_does_not_begin_when_its_server_goes_between_intent_and_workload(tmp_path: Path) -> None:
+    """The intent of an attempt is stored, then the server is gone: no Workload asks a server that is not there."""
+    spec = {"model": MODEL, "problems": "s3://bucket/p.jsonl", "storage": STORAGE, "server": {"ref": "server"}}
+    evaluation = resource("ModelEvaluation", **spec)
+    status = evaluation.status.model_copy(update={"attempts": {"evaluate": Attempts(attempt=1, open=True)}})
+    intended = evaluation.model_copy(update={"status": status})
+    planned = plan(intended, Observed(), datetime(2026, 1, 1, tzinfo=UTC))
+    assert planned.workloads == ()
+    assert planned.status.reason == "WaitingForServer"
+    assert planned.status.attempts["evaluate"].open, "the attempt is made once the server is back"

@@ -129,8 +129,9 @@ class Lease:
                 found["spec"] = self._spec(found["spec"])
                 await self._client.replace(self._path, found)
         except Refused as refused:
-            if refused.code not in (409, 429) and refused.code < 500:
-                raise
+            if refused.code not in (409, 429) and refused.code < 500 and not self.held:
+                raise  # while it is held there is time: an apiserver that has just started knows no roles yet
+            log.warning("the lease could not be renewed: %s", refused)
             return False
         except Unreachable as error:
             log.warning("the lease could not be renewed: %s", error)

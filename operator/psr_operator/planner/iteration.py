@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from psr_operator.api import PolicyServer, PreferenceGeneration, Resource, SelfRewardIteration, StepDPOJob
 from psr_operator.api.common import Condition
@@ -35,8 +36,7 @@ def plan_iteration(iteration: SelfRewardIteration, observed: Observed, now: date
             **stand(standing, iteration, now),
             "step": standing.reason,
             "progress": _progress(pairs, job),
-            "pairs": pairs.status.output if pairs is not None else None,
-            "pair_count": pairs.status.done.get("merge", {}).get("pairs") if pairs is not None else None,
+            **_made(iteration, pairs),
             "output": job.status.output if job is not None and job.status.holds("Ready") else None,
             "digest": job.status.digest if job is not None and job.status.holds("Ready") else None,
         }
@@ -87,6 +87,17 @@ def child_standing(child: Resource | None, doing: str, suspend: bool) -> Standin
     if suspend:
         return Standing(State.SUSPENDED, "Suspended", "suspended; set suspend: false to go on")
     return Standing(State.WORKING, doing, message)
+
+
+def _made(iteration: SelfRewardIteration, pairs: PreferenceGeneration | None) -> dict[str, Any]:
+    """Where the pairs are. A generation that nobody has looked at since its status was lost says nothing: then what is
+    known stays, or the run would bring its server back beside the training."""
+    if pairs is not None and pairs.status.observed_generation < 0:
+        return {}
+    return {
+        "pairs": pairs.status.output if pairs is not None else None,
+        "pair_count": pairs.status.done.get("merge", {}).get("pairs") if pairs is not None else None,
+    }
 
 
 def _progress(pairs: PreferenceGeneration | None, job: StepDPOJob | None) -> str:

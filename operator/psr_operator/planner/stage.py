@@ -158,6 +158,8 @@ def _advance(life: Life, step: Step, status: WorkStatus, observed: Observed, now
     state = observed.workload(name)
     if state is None:
         if not attempts.observed:
+            if step.waits is not None:  # what it needs went between the intent and the Workload
+                return Moment(status.model_copy(update={"step": step.doing}), step.waits)
             return Moment(
                 status, Standing(State.WORKING, "Starting", f"starting {name}"), workload=_workload(life, step, status)
             )
