@@ -155,8 +155,8 @@ def _running(command: str, kubeconfig: Path, log: IO[bytes]) -> Iterator[subproc
 def summary(found: Sequence[Figures]) -> dict[str, Any]:
     """The figures that are compared with goals, and all that was measured.
 
-    `speedup` is plain/ours in seconds and `write_ratio` ours/plain in writes, at the largest count that both have; memory
-    and delays (seconds) are ours there; `growth` is the exponent of ours over all counts, 1 for linear.
+    `speedup` is plain/ours in seconds and `write_ratio` ours/plain in writes, at the largest count that both have;
+    memory and delays (seconds) are ours there; `growth` is the exponent of ours over all counts, 1 for linear.
     """
     ours = {item.count: item for item in found if item.operator == "ours"}
     plain = {item.count: item for item in found if item.operator == "plain"}
