@@ -104,3 +104,16 @@ def test_a_forgotten_key_does_not_come() -> None:
     queue.forget(A)
     assert taken(queue) is None
     assert len(queue) == 0
+
+
+def test_it_tells_since_when_there_was_something_to_look_at() -> None:
+    clock = Clock()
+    queue = Queue(clock)
+    clock.now = 1
+    queue.add(A, after=2)
+    clock.now = 2
+    queue.add(A)
+    queue.add(B, after=3, planned=True)
+    clock.now = 7
+    assert {taken(queue), taken(queue)} == {A, B}
+    assert (queue.since(A), queue.since(B)) == (1, 5)

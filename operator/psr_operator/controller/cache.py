@@ -20,7 +20,7 @@ from psr_operator.controller.facts import DeploymentFacts, JobFacts, PodFacts
 from psr_operator.controller.queue import Key
 
 Raw = Mapping[str, Any]
-PARSED = 128
+PARSED = 48
 """Objects that are kept parsed: a reconcile reads an object, its children and the server that it names."""
 UNREAD = ("managedFields", "creationTimestamp", "selfLink", "finalizers")
 

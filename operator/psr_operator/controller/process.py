@@ -86,7 +86,6 @@ class Process:
         self.queue = Queue(time.monotonic)
         self._stop = asyncio.Event()
         self._known = asyncio.Event()
-        self._due: dict[Key, float] = {}
 
     async def run(self) -> int:
         options = self.options
@@ -208,7 +207,6 @@ class Process:
         while True:
             key = await self.queue.take()
             taken = time.monotonic()
-            self._due[key] = taken
             failed, again = False, None
             try:
                 again = await reconciler.reconcile(key)
@@ -226,12 +224,12 @@ class Process:
                 self.metrics.failures.labels(key.kind).inc()
             self.queue.done(key, failed=failed)
             if again is not None:
-                self.queue.add(key, again)
+                self.queue.add(key, again, planned=True)
             self.metrics.queue.set(len(self.queue))
 
     def _made(self, key: Key) -> None:
-        """A child was made: how long its parent had been due."""
-        self.metrics.child_delay.observe(time.monotonic() - self._due.get(key, time.monotonic()))
+        """A child was made: how long ago that had happened for which it was made."""
+        self.metrics.child_delay.observe(time.monotonic() - self.queue.since(key))
 
     async def _look_for_vanished(self, watches: Watches) -> None:
         namespaces: list[str | None] = list(self.options.namespaces) or [None]

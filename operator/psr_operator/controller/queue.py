@@ -36,6 +36,8 @@ class Queue:
     _due: dict[Key, float] = field(default_factory=dict)
     _heap: list[tuple[float, int, Key]] = field(default_factory=list)
     _active: set[Key] = field(default_factory=set)
+    _since: dict[Key, float] = field(default_factory=dict)
+    _looked_at_since: dict[Key, float] = field(default_factory=dict)
     _failures: dict[Key, int] = field(default_factory=dict)
     _order: itertools.count[int] = field(default_factory=itertools.count)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -44,9 +46,15 @@ class Queue:
         """Keys that are due now or later."""
         return len(self._due)
 
-    def add(self, key: Key, after: float = 0.0) -> None:
-        """Have a key looked at, `after` seconds from now at the latest."""
-        due = self.clock() + after
+    def add(self, key: Key, after: float = 0.0, *, planned: bool = False) -> None:
+        """Have a key looked at, `after` seconds from now at the latest.
+
+        Args:
+            planned: whether nothing has happened, and it is only to be looked at then.
+        """
+        now = self.clock()
+        due = now + after
+        self._since[key] = min(self._since.get(key, float("inf")), due if planned else now)
         if self._due.get(key, float("inf")) <= due:
             return
         self._due[key] = due
@@ -67,6 +75,7 @@ class Queue:
                 heapq.heappop(self._heap)
                 del self._due[key]
                 self._active.add(key)
+                self._looked_at_since[key] = self._since.pop(key, now)
                 return key
             self._changed.clear()
             pause = self._heap[0][0] - now if self._heap else None
@@ -75,6 +84,10 @@ class Queue:
             except TimeoutError:
                 continue
 
+    def since(self, key: Key) -> float:
+        """When that happened for which a key is being looked at."""
+        return self._looked_at_since.get(key, self.clock())
+
     def done(self, key: Key, *, failed: bool = False) -> float:
         """A key was looked at. After a failure it comes again, later each time.
 
@@ -82,6 +95,7 @@ class Queue:
             The pause after a failure, else 0.
         """
         self._active.discard(key)
+        self._looked_at_since.pop(key, None)
         pause = 0.0
         if failed:
             count = self._failures[key] = self._failures.get(key, 0) + 1
@@ -96,8 +110,8 @@ class Queue:
 
     def forget(self, key: Key) -> None:
         """The object is gone."""
-        self._due.pop(key, None)
-        self._failures.pop(key, None)
+        for known in (self._due, self._since, self._failures):
+            known.pop(key, None)
 
     def _push(self, due: float, key: Key) -> None:
         heapq.heappush(self._heap, (due, next(self._order), key))

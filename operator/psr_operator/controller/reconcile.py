@@ -57,7 +57,7 @@ class Reconciler:
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     made: Callable[[Key], None] = lambda _key: None
     obstacle_seconds: float = OBSTACLE_SECONDS
-    _obstacles: dict[Key, tuple[int, Obstacle]] = field(default_factory=dict)
+    _obstacles: dict[Key, tuple[tuple[str, int], Obstacle]] = field(default_factory=dict)
 
     async def reconcile(self, key: Key) -> float | None:
         """Look at one object.
@@ -210,7 +210,7 @@ class Reconciler:
     async def _stall(self, key: Key, resource: Resource, obstacle: Obstacle) -> None:
         """Say that what is wanted cannot be made."""
         log.warning("%s/%s %s: %s", key.namespace, resource.ref, obstacle.reason, obstacle)
-        self._obstacles[key] = (resource.metadata.generation, obstacle)
+        self._obstacles[key] = (_spec_of(resource), obstacle)
         await self._stand(key, resource, Standing(State.FAILED, obstacle.reason, str(obstacle)))
 
     async def _stand(self, key: Key, resource: Resource, standing: Standing) -> None:
@@ -229,8 +229,8 @@ class Reconciler:
         """Whether what could not be made for this very spec cannot be made now either."""
         if key not in self._obstacles:
             return False
-        generation, obstacle = self._obstacles[key]
-        if generation == resource.metadata.generation and await self.writer.still(obstacle):
+        spec, obstacle = self._obstacles[key]
+        if spec == _spec_of(resource) and await self.writer.still(obstacle):
             return True
         del self._obstacles[key]
         return False
@@ -269,6 +269,11 @@ def fold(resource: Resource, observed: Observed, now: datetime) -> tuple[Resourc
             return resource, wanted, told
         resource = resource.model_copy(update={"status": wanted.status})
     raise RuntimeError(f"{resource.ref}: the plans of this object undo each other; please report it with its manifest")
+
+
+def _spec_of(resource: Resource) -> tuple[str, int]:
+    """Which object, and which of its specs: another object may come under the same name."""
+    return resource.metadata.uid, resource.metadata.generation
 
 
 def _needs_proof(before: Resource, after: Resource) -> bool:
