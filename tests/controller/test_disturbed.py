@@ -69,6 +69,26 @@ def held_training(pod: Pod) -> Outcome:
 # --- what no watch tells
 
 
+def test_a_change_that_no_watch_tells_is_found_when_a_status_is_written(crds: ControlPlane, tmp_path: Path) -> None:
+    """The status was planned from an older version: the apiserver refuses it, and the object is read anew."""
+    with operated(crds, "unheard", tmp_path, held_training, resync_seconds=600.0, poll_seconds=0.5) as it:
+        it.place.make(run())
+        it.until_training()
+        it.proxy.mute_watches()
+        path = it.place.path("StepDPOJob", TRAINING)
+        labels = {"metadata": {"labels": {"noted": "by-somebody"}}}
+        it.place.plane.request("PATCH", path, labels, content="application/merge-patch+json")
+        it.place.player.progress(f"{TRAINING}-a1", done=40, total=100)
+        it.place.until(
+            lambda: str((it.place.get("StepDPOJob", TRAINING) or {})["status"].get("progress", "")).startswith("40%"),
+            "progress in a status whose object the watch is behind of",
+        )
+        it.proxy.expire_watches()
+        it.place.player.release(f"{TRAINING}-a1")
+        it.place.until_done()
+        it.nothing_twice()
+
+
 def test_a_job_vanishes_while_the_watches_are_cut(crds: ControlPlane, tmp_path: Path) -> None:
     """A deleted Job is a disruption: a new attempt, once nothing of the last one is left."""
     with operated(crds, "vanished-job", tmp_path, held_training) as it:
