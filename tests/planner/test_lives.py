@@ -120,12 +120,12 @@ LIVES: dict[str, tuple[dict[str, object], list[Step]]] = {
             ("done", succeed("it-a2"), ("Ready", "Succeeded")),
         ],
     ),
-    "resumed before the pod is gone: it waits": (
-        {},
+    "resumed before the pod is gone: it waits, and counts nothing": (
+        {"retries": {"backoffLimit": 0, "maxDisruptions": 0}},
         [
             ("suspended", lambda world: world.change(suspend=True), ("Suspended", "Suspended")),
-            ("resumed at once", lambda world: world.change(suspend=False), ("Reconciling", "Retrying")),
-            ("pod gone", end("it-a1"), ("Reconciling", "Retrying")),
+            ("resumed at once", lambda world: world.change(suspend=False), ("Reconciling", "WaitingForPods")),
+            ("pod gone", end("it-a1"), ("Reconciling", "Pending")),
         ],
     ),
     "activeDeadlineSeconds counts running time only": (

@@ -140,12 +140,12 @@ def _stalled(status: WorkStatus, left: tuple[str, ...]) -> Moment:
 
 
 def _suspended(status: WorkStatus, step: Step, observed: Observed, now: datetime) -> Moment:
-    """Stop the attempt; it is over and not counted once nothing of it is left."""
+    """Stop the attempt: it is over and not counted, even if the work is resumed before anybody saw its end."""
+    status = _close(_clock(status, running=False, now=now), step.key).model_copy(update={"progress": ""})
     left = tuple(item.name for item in observed.workloads if not item.gone)
     if left:
         message = f"waiting for {len(left)} workload(s) to end"
         return Moment(status, Standing(State.SUSPENDED, "Suspended", message), stop=left)
-    status = _close(_clock(status, running=False, now=now), step.key).model_copy(update={"progress": ""})
     return Moment(status, Standing(State.SUSPENDED, "Suspended", "suspended; set suspend: false to go on"))
 
 
