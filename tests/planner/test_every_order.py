@@ -132,7 +132,7 @@ def test_runs_in_which_something_fails_plans_are_late_and_operators_die() -> Non
 def test_runs_that_are_suspended_and_resumed() -> None:
     found = explore(1, gpus=1, sft=False, idle="Release", toggles=2)
     found.check_ends()
-    assert len(found.reached) > 50_000
+    assert len(found.reached) > 45_000
 
 
 @pytest.mark.parametrize("gpus", [0, 1])
