@@ -247,7 +247,7 @@ def main() -> int:
     parser.add_argument("--sizes", type=int, nargs="*", metavar="N", help="for ours (default: 500 1000 2000 4000)")
     parser.add_argument("--only", choices=["ours", "plain"], help="measure only one")
     parser.add_argument("--ours", default=OURS, metavar="COMMAND", help=f"default: {OURS}")
-    parser.add_argument("--limit", type=float, default=1800.0, metavar="S", help="for each measurement (default: 1800)")
+    parser.add_argument("--limit", type=float, default=3600.0, metavar="S", help="for each measurement (default: 3600)")
     parser.add_argument("--out", type=Path, default=ROOT / "out/bench/operator.json", metavar="FILE")
     arguments = parser.parse_args()
     compare = arguments.compare or (50 if arguments.quick else 2000)
