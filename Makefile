@@ -17,7 +17,8 @@ export UV_NO_CONFIG := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-control demo-seeds test control-plane test-quick bench-operator lint format crds lock verify clean
+.PHONY: help demo demo-control demo-seeds test test-cluster test-quick control-plane cluster-up cluster-down images \
+  bench-operator bench-s3 lint format crds lock verify clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,7 +45,19 @@ control-plane: $(DEV)/ready $(CONTROL)/ready ## build kube-apiserver and its kin
 	$(DEV)/bin/python tests/control_plane/build.py
 
 test-quick: $(DEV)/ready ## the tests that start no vLLM
-	$(DEV)/bin/python -m pytest -m "not engine"
+	$(DEV)/bin/python -m pytest -m "not engine and not cluster"
+
+test-cluster: $(DEV)/ready $(CONTROL)/ready ## the tests on a real node: pods, images, Helm, S3 (root on Linux; or PSR_TEST_KUBECONFIG)
+	$(DEV)/bin/python -m tests.cluster.tier
+
+cluster-up: $(DEV)/ready $(CONTROL)/ready ## start a Kubernetes node on this machine (root on Linux); says what it does before
+	$(DEV)/bin/python -m tests.cluster.node up
+
+cluster-down: $(DEV)/ready ## end it and take away what it made
+	$(DEV)/bin/python -m tests.cluster.node down
+
+images: ## build the container images with docker, or with buildah as root
+	$(PYTHON) images/build.py
 
 bench-operator: $(DEV)/ready $(CONTROL)/ready ## the operator against a plain kopf one, and with more objects (out/bench/operator.json)
 	$(DEV)/bin/python tests/control_plane/build.py
@@ -62,17 +75,21 @@ format: $(DEV)/ready ## format the code
 
 crds: $(DEV)/ready ## write crds/ anew from the models
 	$(DEV)/bin/psr crds --to crds
+	$(DEV)/bin/psr crds --to charts/psr/charts/psr-crds/files
 
 verify: $(DEV)/ready ## regenerate the CRDs and the locks and fail on a difference
 	$(MAKE) --no-print-directory crds
 	$(MAKE) --no-print-directory lock
-	git diff --exit-code crds requirements
+	git diff --exit-code crds charts requirements
 
 lock: $(UV) ## write the hashed locks in requirements/ anew
 	for name in operator gpu; do $(UV) pip compile -q pyproject.toml requirements/build.in --extra $$name $(LOCK) -o requirements/$$name.txt; done
 	for name in cpu dev; do $(UV) pip compile -q pyproject.toml requirements/build.in --extra $$name $(LOCK) \
 	  --override requirements/overrides.txt -o requirements/$$name.txt; done
-	for name in uv control-plane; do $(UV) pip compile -q requirements/$$name.in $(LOCK) -o requirements/$$name.txt; done
+	$(UV) pip compile -q pyproject.toml requirements/build.in --extra runtime $(LOCK) -c requirements/cpu.txt \
+	  -o requirements/runtime.txt
+	for name in uv build control-plane bench-s3; do \
+	  $(UV) pip compile -q requirements/$$name.in $(LOCK) -o requirements/$$name.txt; done
 LOCK := --generate-hashes --no-emit-index-url --no-emit-package psr --universal --python-version 3.11 \
   --custom-compile-command "make lock"
 

@@ -114,13 +114,22 @@ def iteration(number: int) -> Object:
     }
 
 
+class TooSlow(RuntimeError):
+    """Not everything was ready in time; `ready` says how much was."""
+
+    def __init__(self, ready: int, count: int, seconds: float) -> None:
+        super().__init__(f"only {ready} of {count} were ready after {seconds:.0f} s")
+        self.ready = ready
+
+
 async def until_ready(
     plane: ControlPlane, path: str, count: int, process: subprocess.Popen[bytes], seconds: float
 ) -> float:
     """Watch until so many objects of a collection are Ready; when the last one was (monotonic).
 
     Raises:
-        RuntimeError: the operator ended, an object is Stalled, or it took too long.
+        RuntimeError: the operator ended, or an object is Stalled.
+        TooSlow: it took too long.
     """
     ready: set[str] = set()
     over = asyncio.Event()
@@ -145,10 +154,10 @@ async def until_ready(
                     await asyncio.wait_for(over.wait(), 1.0)
                 if process.poll() is not None:
                     failed.append(f"the operator ended with code {process.returncode}")
-                if time.monotonic() > deadline:
-                    failed.append(f"only {len(ready)} of {count} were ready after {seconds:.0f} s")
                 if failed:
                     raise RuntimeError(failed[0])
+                if time.monotonic() > deadline:
+                    raise TooSlow(len(ready), count, seconds)
             return time.monotonic()
         finally:
             watching.cancel()

@@ -21,6 +21,8 @@ exit codes:
   0 done · 64 configuration wrong · 65 data wrong · 66 input missing · 75 stopped or temporary, run it again
 """
 
+BRING = "Copy psr_runtime, and what it needs of S3, into a folder that another image's Python is pointed to."
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line, find the configuration and run the stage."""
@@ -42,8 +44,16 @@ def main(arguments: list[str] | None = None) -> int:
         )
         command.add_argument("--config", type=Path, metavar="FILE", help="configuration (else PSR_STAGE_CONFIG)")
         command.add_argument("--schema", action="store_true", help="print the configuration's JSON schema and exit")
+    bring = stages.add_parser("bring", help="copy psr_runtime for an image without it", description=BRING)
+    bring.add_argument("folder", type=Path, metavar="DIR", help="empty folder that PYTHONPATH names in the other image")
     options = parser.parse_args(arguments)
     _end_with_parent()
+
+    if options.stage == "bring":
+        from psr_runtime.bring import bring_runtime
+
+        bring_runtime(options.folder)
+        return 0
 
     if options.schema:
         from psr_runtime.config import ServeStage

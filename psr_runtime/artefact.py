@@ -3,13 +3,19 @@
 `publish` writes the files and, last, the manifest by conditional put; `fetch` brings an artefact to this machine
 and verifies it. A folder without manifest (a Hugging Face model, a problem file) can be an input too; its digest is
 then taken from its content.
+
+Two writers never put different bytes under one name. Before its first file a writer claims the plain names by a
+conditional put of `claim.json`, which says the digest of all its files; who finds the claim of another content writes
+below `files-<digest>/`, and the manifest says so (`root`). So the manifest that wins describes the bytes that are
+there, and all that this needs of a store is the conditional put of a small object. How several ranks write one artefact
+stands in `parts.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,13 +23,21 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from psr_runtime.errors import DataError, InputMissing
+from psr_runtime.pruned import missing_explained
 from psr_runtime.storage import NotFound, Storage, join, name_below, sha256_of
 
 MANIFEST = "manifest.json"
+CLAIM = "claim.json"
+"""Beside the files until the manifest stands: whose content has the plain names."""
 PARALLEL = 8
 
 
-def _below(path: str) -> str:
+def below(path: str) -> str:
+    """A path below a folder, checked: it does not leave the folder.
+
+    Raises:
+        ValueError: it does, or is empty.
+    """
     if "\0" in path or {"", ".", ".."} & set(path.split("/")):
         raise ValueError(f"{path!r} does not stay below the artefact's folder")
     return path
@@ -33,7 +47,7 @@ class FileEntry(BaseModel):
     """One file of an artefact: path below its folder, size in bytes, sha256 in hexadecimal."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    path: Annotated[str, AfterValidator(_below)]
+    path: Annotated[str, AfterValidator(below)]
     size: int
     sha256: str
 
@@ -47,7 +61,11 @@ class InputEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """`manifest.json`: what an artefact is made of and from. Two runs of the same work write the same bytes."""
+    """`manifest.json`: what an artefact is made of and from. Two runs of the same work write the same bytes.
+
+    Attributes:
+        root: folder below the artefact's that holds the files; empty where they have their plain names.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     stage: str
@@ -59,9 +77,15 @@ class Manifest(BaseModel):
     versions: dict[str, str]
     metadata: dict[str, Any]
     result: dict[str, Any]
+    root: Annotated[str, AfterValidator(lambda root: root and below(root))] = ""
 
     def to_bytes(self) -> bytes:
-        return (json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n").encode()
+        document = self.model_dump(mode="json", exclude=None if self.root else {"root"})
+        return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+
+    def place(self, uri: str, path: str) -> str:
+        """URI of a file or folder of the artefact at `uri`."""
+        return join(uri, *filter(None, (self.root, path)))
 
     @property
     def identity(self) -> str:
@@ -121,14 +145,24 @@ def digest_of_input(storage: Storage, uri: str) -> str:
     if manifest is not None:
         return manifest.identity
     places = {name_below(uri, item.uri): item.uri for item in storage.list(uri)}
-    names = sorted(name for name in places if not any(part.startswith(".") for part in name.split("/")))
+    names = [name for name in places if is_content(name)]
     if not names:
         raise InputMissing(f"{uri}: nothing is there; check the URI, or wait for the stage that writes it")
-    total = hashlib.sha256()
     with ThreadPoolExecutor(PARALLEL) as pool:
         contents = pool.map(storage.sha256, [places[name] for name in names])
-        for name, content in zip(names, contents, strict=True):
-            total.update(f"{name}\0{content}\n".encode("utf-8", "surrogateescape"))
+        return digest_of_content(dict(zip(names, contents, strict=True)))
+
+
+def is_content(name: str) -> bool:
+    """Whether a file of a folder without manifest counts: hidden ones (`.git`, `.cache`) do not."""
+    return not any(part.startswith(".") for part in name.split("/"))
+
+
+def digest_of_content(files: Mapping[str, str]) -> str:
+    """Digest of a folder without manifest: of its files' names and their sha256."""
+    total = hashlib.sha256()
+    for name in sorted(files):
+        total.update(f"{name}\0{files[name]}\n".encode("utf-8", "surrogateescape"))
     return "sha256:" + total.hexdigest()
 
 
@@ -151,8 +185,7 @@ def publish(
     Files already there with the same size and content (an earlier attempt that was stopped) are kept. On `file://`
     the files of `folder` may be linked to their new place instead of copied, so they must not be changed afterwards.
 
-    Once a manifest stands nothing is written any more. That is looked at before each file, not in one step with it:
-    two live writers whose contents differ are for the caller to rule out (one attempt at a time, `owner.json`).
+    Once a manifest stands nothing is written any more, and what a writer who was not first has written is removed.
 
     Returns:
         The manifest that stands at `uri` afterwards: ours, or that of a writer who was first with the same digest.
@@ -160,21 +193,15 @@ def publish(
     Raises:
         DataError: somebody published another digest there first.
     """
-    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    if MANIFEST in paths:
-        raise ValueError(f"stage {stage} made a file {MANIFEST} of its own; that name is taken")
+    standing = read_manifest(storage, uri)
+    if standing is not None:
+        return _expected(uri, digest, standing)
+    entries = entries_of(folder)
+    for name in {MANIFEST, CLAIM} & {entry.path for entry in entries}:
+        raise ValueError(f"stage {stage} made a file {name} of its own; that name is taken")
     storage.sweep(uri)
-
-    def enter(name: str) -> FileEntry:
-        return FileEntry(path=name, size=paths[name].stat().st_size, sha256=sha256_of(paths[name]))
-
-    def upload(entry: FileEntry) -> None:
-        if read_manifest(storage, uri) is None:
-            storage.upload(paths[entry.path], join(uri, entry.path), sha256=entry.sha256, move=True)
-
-    with ThreadPoolExecutor(PARALLEL) as pool:
-        entries = list(pool.map(enter, paths))
-        list(pool.map(upload, entries))
+    root = claim(storage, uri, content_of(entries), entries)
+    send(storage, uri, root, folder, entries)
     manifest = Manifest(
         stage=stage,
         schema_version=schema_version,
@@ -185,13 +212,109 @@ def publish(
         versions=dict(versions),
         metadata=dict(metadata),
         result=dict(result),
+        root=root,
     )
+    return conclude(storage, uri, manifest)
+
+
+def _expected(uri: str, digest: str, standing: Manifest) -> Manifest:
+    if standing.digest != digest:
+        raise DataError(other_digest(uri, digest, standing.digest))
+    return standing
+
+
+# --- the steps of publishing -------------------------------------------------------------------------------
+
+
+def entries_of(folder: Path) -> list[FileEntry]:
+    """Every file below a folder of this machine, sorted by path."""
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+
+    def enter(name: str) -> FileEntry:
+        return FileEntry(path=name, size=paths[name].stat().st_size, sha256=sha256_of(paths[name]))
+
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        return list(pool.map(enter, paths))
+
+
+def content_of(entries: Iterable[FileEntry]) -> str:
+    """Digest of a set of files, 64 hexadecimal digits: the same for the same names and bytes, in whatever order."""
+    return digest_of_content({entry.path: entry.sha256 for entry in entries}).removeprefix("sha256:")
+
+
+def claim(storage: Storage, uri: str, content: str, entries: Iterable[FileEntry]) -> str:
+    """Where a writer of this content may put its files: empty for the plain names, else a folder below `uri`.
+
+    The first content that comes gets the plain names. After this call a writer looks for the manifest before each
+    file (`send`): once one stands, claims are removed.
+
+    Args:
+        content: what no other writer of other bytes names.
+        entries: the files, so that whoever publishes in spite of the claim can remove them.
+    """
+    place = join(uri, CLAIM)
+    document = {"content": content, "files": [entry.path for entry in entries]}
+    if storage.create(place, json.dumps(document, indent=1).encode()) or _claim_at(storage, uri)[0] == content:
+        return ""
+    return f"files-{content[:16]}"
+
+
+def _claim_at(storage: Storage, uri: str) -> tuple[str, list[str]]:
+    """Content and paths of the claim that stands; empty where none does, or none that can be read."""
+    try:
+        found = json.loads(storage.read(join(uri, CLAIM)))
+        return str(found["content"]), [below(str(path)) for path in found["files"]]
+    except (NotFound, ValueError, KeyError, TypeError):
+        return "", []
+
+
+def send(storage: Storage, uri: str, root: str, folder: Path, entries: Iterable[FileEntry]) -> None:
+    """Upload files of `folder` to where `claim` said. Once a manifest stands at `uri` nothing is sent any more."""
+
+    def upload(entry: FileEntry) -> None:
+        if read_manifest(storage, uri) is None:
+            place = join(uri, *filter(None, (root, entry.path)))
+            storage.upload(folder / entry.path, place, sha256=entry.sha256, move=True)
+
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        for sent in [pool.submit(upload, entry) for entry in entries]:
+            sent.result()
+
+
+def conclude(storage: Storage, uri: str, manifest: Manifest) -> Manifest:
+    """Put the manifest if none stands, and remove what belongs to none.
+
+    Returns:
+        The manifest that stands, as a later reader finds it, not as it was handed in.
+
+    Raises:
+        DataError: it is another digest's.
+    """
     place = join(uri, MANIFEST)
     data = manifest.to_bytes()
     standing = _parse(data if storage.create(place, data) else storage.read(place), place)
-    if standing.digest != digest:
-        raise DataError(other_digest(uri, digest, standing.digest))
-    return standing  # as a later reader finds it, not as it was handed in
+    if standing.root != manifest.root:
+        if manifest.root:
+            storage.delete_folder(join(uri, manifest.root))
+        else:
+            for entry in manifest.files:
+                storage.delete(join(uri, entry.path))
+    clear_claim(storage, uri, standing)
+    return _expected(uri, manifest.digest, standing)
+
+
+def clear_claim(storage: Storage, uri: str, standing: Manifest) -> None:
+    """Remove the claim on the plain names at `uri`, and what lies under them unless it is the artefact.
+
+    Only once a manifest stands: a claim that is gone before would let two writers have the same names.
+    """
+    if standing.root:
+        for path in _claim_at(storage, uri)[1]:
+            storage.delete(join(uri, path))
+    storage.delete(join(uri, CLAIM))
+
+
+# --- what cannot be ----------------------------------------------------------------------------------------
 
 
 def other_digest(uri: str, wanted: str, found: str) -> str:
@@ -202,7 +325,9 @@ def other_digest(uri: str, wanted: str, found: str) -> str:
     )
 
 
-def fetch(storage: Storage, uri: str, to: Path, *, below: str = "") -> Path:
+def fetch(
+    storage: Storage, uri: str, to: Path, *, below: str = "", only: Callable[[str], bool] = lambda path: True
+) -> Path:
     """Bring an artefact's files to this machine and verify size and sha256 of each.
 
     A `file://` artefact is verified where it lies and not copied; others are downloaded to `to`, files that are there
@@ -210,6 +335,7 @@ def fetch(storage: Storage, uri: str, to: Path, *, below: str = "") -> Path:
 
     Args:
         below: only files under this folder of the artefact.
+        only: and of them those of whose path this holds.
 
     Returns:
         The folder that holds the files (`below` included).
@@ -222,23 +348,24 @@ def fetch(storage: Storage, uri: str, to: Path, *, below: str = "") -> Path:
     if manifest is None:
         raise InputMissing(f"{uri}: no {MANIFEST}; the artefact is missing or was not finished")
     prefix = below.strip("/") + "/" if below else ""
-    entries = [entry for entry in manifest.files if entry.path.startswith(prefix)]
+    entries = [entry for entry in manifest.files if entry.path.startswith(prefix) and only(entry.path)]
     if not entries:
         raise InputMissing(f"{uri}: the artefact has no files under {below or 'it'}")
-    place = storage.local_path(uri)
+    place = storage.local_path(manifest.place(uri, ""))
     root = place if place is not None else to
 
     def bring(entry: FileEntry) -> None:
-        path = root / entry.path
-        if place is None:
-            if path.is_file() and path.stat().st_size == entry.size and sha256_of(path) == entry.sha256:
-                return
-            storage.download(join(uri, entry.path), path)
-        _verify(path, entry, join(uri, entry.path))
+        path, origin = root / entry.path, manifest.place(uri, entry.path)
+        if place is not None:
+            _verify(path, entry, origin)
+        elif not (path.is_file() and path.stat().st_size == entry.size and sha256_of(path) == entry.sha256):
+            found = storage.download(origin, path)
+            _fits(origin, entry, path.stat().st_size, found)
 
     with ThreadPoolExecutor(PARALLEL) as pool:
         for done in [pool.submit(bring, entry) for entry in entries]:
-            done.result()
+            with missing_explained(storage, uri):
+                done.result()
     return root / below if below else root
 
 
@@ -251,11 +378,12 @@ def read_file(storage: Storage, uri: str, name: str) -> bytes:
     """
     manifest = read_manifest(storage, uri)
     entry = next((item for item in manifest.files if item.path == name), None) if manifest is not None else None
-    if entry is None:
+    if manifest is None or entry is None:
         raise InputMissing(f"{uri}: holds no artefact with a file {name}")
-    content = storage.read(join(uri, name))
+    place = manifest.place(uri, name)
+    content = storage.read(place)
     if hashlib.sha256(content).hexdigest() != entry.sha256:
-        raise DataError(f"{join(uri, name)}: does not have the sha256 that the manifest says; the file was changed")
+        raise DataError(f"{place}: does not have the sha256 that the manifest says; the file was changed")
     return content
 
 
@@ -263,8 +391,11 @@ def _verify(path: Path, entry: FileEntry, uri: str) -> None:
     if not path.is_file():
         raise InputMissing(f"{uri}: the manifest lists this file and it is gone; make the artefact again")
     size = path.stat().st_size
+    _fits(uri, entry, size, sha256_of(path) if size == entry.size else "")
+
+
+def _fits(uri: str, entry: FileEntry, size: int, sha256: str) -> None:
     if size != entry.size:
         raise DataError(f"{uri}: {size} bytes where the manifest says {entry.size}; the file is truncated or foreign")
-    found = sha256_of(path)
-    if found != entry.sha256:
-        raise DataError(f"{uri}: sha256 {found} where the manifest says {entry.sha256}; the file was changed")
+    if sha256 != entry.sha256:
+        raise DataError(f"{uri}: sha256 {sha256} where the manifest says {entry.sha256}; the file was changed")

@@ -17,6 +17,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import unquote
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.alias_generators import to_camel
@@ -245,6 +246,12 @@ class EngineConfig(Words):
     gpu_memory_utilization: float = operation(0.9, gt=0, le=1, description="Share of device memory for vLLM.")
     cpu_cache_gib: int = operation(1, ge=1, le=65536, description="KV cache in GiB on CPU.")
     enforce_eager: bool = operation(False, description="Do not compile: quicker start, slower tokens.")
+    weights: Literal["Download", "Stream"] = operation(
+        "Download",
+        description="Download: bring the weights to the pod's disk and verify every byte, then load them. Stream: vLLM "
+        "reads them from the storage itself (runai_streamer); the fingerprint tells whether the right ones came. A "
+        "model without fingerprint is not streamed, and a new model is always a restart.",
+    )
     swap: Literal["Auto", "Never"] = operation(
         "Auto", description="Auto: exchange weights in place where a check can prove it; Never: always restart."
     )
@@ -260,6 +267,11 @@ class StorageAccess(Words):
         None, description="S3 endpoint URL. Unset: AWS."
     )
     region: Annotated[str, StringConstraints(max_length=64)] | None = operation(None, description="S3 region.")
+    path_style: bool | None = operation(
+        None,
+        description="True: the bucket stands in the path of a URL; false: in its host name. Unset: in the path where "
+        "an endpoint is given.",
+    )
 
 
 class Owner(Words):
@@ -403,6 +415,31 @@ class ReportStage(StageConfig):
         "when every equality of integers in it holds.",
     )
     seed: int = method(0, ge=0, lt=2**31, description="Seed of the run, to be shown.")
+
+
+class PrunedModel(Words):
+    """A checkpoint whose weights are to go."""
+
+    uri: Uri = given(description="The checkpoint, below the prefix that is claimed.")
+    digest: Annotated[str, StringConstraints(max_length=80)] = method(
+        description="Its digest; the weights of any other artefact that stands there are left alone."
+    )
+
+
+class PruneStage(StageConfig):
+    """`prune`: remove the weights of checkpoints that nobody reads any more. Output: a list of what was removed."""
+
+    models: Annotated[list[PrunedModel], Field(min_length=1, max_length=64)] = method(description="The checkpoints.")
+    retention: Literal["Last", "Best"] = operation(description="The rule that lets them go, for those who miss them.")
+    owner: Owner = operation(description="Claim on the prefix that the checkpoints lie below.")
+
+    @model_validator(mode="after")
+    def _below_the_claim(self) -> Self:
+        for model in self.models:
+            rest = model.uri.removeprefix(self.owner.uri.rstrip("/") + "/")
+            if rest == model.uri or {"", ".", ".."} & set(unquote(rest).split("/")):
+                raise ValueError(f"{model.uri} does not lie below {self.owner.uri}; nothing outside of it is removed")
+        return self
 
 
 class ServeStage(Words):

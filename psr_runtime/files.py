@@ -48,7 +48,7 @@ class Store(Protocol):
     def sweep(self, uri: str) -> None: ...
     def sha256(self, uri: str) -> str: ...
     def upload(self, path: Path, uri: str, sha256: str, move: bool) -> None: ...
-    def download(self, uri: str, path: Path) -> None: ...
+    def download(self, uri: str, path: Path) -> str: ...
 
 
 class FileStore:
@@ -148,10 +148,11 @@ class FileStore:
                 os.replace(temporary, target)
                 sync_folder(target.parent)
 
-    def download(self, uri: str, path: Path) -> None:
+    def download(self, uri: str, path: Path) -> str:
         with file_errors(uri):
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self.path(uri), path)
+            return sha256_of(path)
 
 
 def sha256_of(path: Path) -> str:

@@ -7,21 +7,33 @@ fingerprint and a manifest that says which is where. Any other folder is one Hug
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from psr_runtime.artefact import digest_of_input, fetch, read_file, read_manifest
+from psr_runtime.artefact import (
+    PARALLEL,
+    digest_of_content,
+    digest_of_input,
+    fetch,
+    is_content,
+    read_file,
+    read_manifest,
+)
 from psr_runtime.config import ModelSource
-from psr_runtime.errors import DataError, InputMissing
+from psr_runtime.errors import ConfigurationError, DataError, InputMissing
 from psr_runtime.prompts.tokens import FILES as TOKENIZER_FILES
 from psr_runtime.prompts.tokens import Tokenizer
-from psr_runtime.storage import Storage, join
+from psr_runtime.pruned import missing_explained
+from psr_runtime.storage import Storage, join, name_below
 
 MAKERS = ("sft", "step-dpo")
 """Stages whose artefact is a checkpoint."""
 
 FINGERPRINT = "fingerprint.json"
+WEIGHTS = ".safetensors"
+INDEX = "model.safetensors.index.json"
 
 Part = Literal["training", "serving"]
 
@@ -34,11 +46,26 @@ class LocalModel:
         folder: Hugging Face folder of the part that was asked for.
         digest: by which servers and clients name the model.
         fingerprint: content of `fingerprint.json`, None for a model made elsewhere.
+        weights: where the weights lie that are not in the folder; None where they are.
     """
 
     folder: Path
     digest: str
     fingerprint: dict[str, Any] | None
+    weights: RemoteWeights | None = None
+
+
+@dataclass(frozen=True)
+class RemoteWeights:
+    """Weights that stay where they are.
+
+    Attributes:
+        uri: folder that holds them, and no other weights.
+        size: of all of them, in bytes.
+    """
+
+    uri: str
+    size: int
 
 
 def model_digest(storage: Storage, uri: str) -> str:
@@ -55,12 +82,44 @@ def bring_model(storage: Storage, source: ModelSource, to: Path, part: Part) -> 
     """
     manifest = read_manifest(storage, source.uri)
     if manifest is None:
-        folder = _bring_plain(storage, source.uri, to, weights=source.weights == "Pretrained")
-        return LocalModel(folder, model_digest(storage, source.uri), None)
+        folder, digest = _bring_plain(storage, source.uri, to, weights=source.weights == "Pretrained")
+        return LocalModel(folder, digest, None)
     layout = _layout(manifest.stage, manifest.metadata, source.uri)
     folder = fetch(storage, source.uri, to, below=layout[part])
     fingerprint = json.loads(read_file(storage, source.uri, FINGERPRINT))
     return LocalModel(folder, manifest.identity, fingerprint)
+
+
+def bring_all_but_weights(storage: Storage, source: ModelSource, to: Path, part: Part) -> LocalModel:
+    """Bring one part of a checkpoint to this machine and leave its weights where they are.
+
+    Of the weights only names and sizes are checked, not their bytes: whoever loads them asks the fingerprint.
+
+    Raises:
+        ConfigurationError: a model made elsewhere, which has no fingerprint.
+        InputMissing: no model there, or files of it are gone.
+        DataError: files do not fit the manifest, or an artefact that is no checkpoint.
+    """
+    manifest = read_manifest(storage, source.uri)
+    if manifest is None:
+        raise ConfigurationError(
+            f"{source.uri}: a model without fingerprint is not streamed, as nothing would tell which weights came; set "
+            "engine.weights to Download"
+        )
+    layout = _layout(manifest.stage, manifest.metadata, source.uri)
+    folder = fetch(storage, source.uri, to, below=layout[part], only=lambda path: not path.endswith(WEIGHTS))
+    remote = manifest.place(source.uri, layout[part])
+    wanted = {
+        entry.path.removeprefix(layout[part] + "/"): entry.size
+        for entry in manifest.files
+        if entry.path.startswith(layout[part] + "/") and entry.path.endswith(WEIGHTS)
+    }
+    with missing_explained(storage, source.uri):
+        _check_sizes(storage, remote, wanted)
+    _check_index(folder, set(wanted))
+    fingerprint = json.loads(read_file(storage, source.uri, FINGERPRINT))
+    weights = RemoteWeights(remote, sum(wanted.values()))
+    return LocalModel(folder, manifest.identity, fingerprint, weights)
 
 
 def bring_tokenizer(storage: Storage, source: ModelSource, to: Path) -> Tokenizer:
@@ -73,7 +132,7 @@ def bring_tokenizer(storage: Storage, source: ModelSource, to: Path) -> Tokenize
     manifest = read_manifest(storage, source.uri)
     root = source.uri
     if manifest is not None:
-        root = join(root, _layout(manifest.stage, manifest.metadata, source.uri)["serving"])
+        root = manifest.place(root, _layout(manifest.stage, manifest.metadata, source.uri)["serving"])
     folder = storage.local_path(root)
     if folder is None:
         folder = to / "tokenizer"
@@ -105,28 +164,46 @@ def _layout(stage: str, metadata: dict[str, Any], uri: str) -> dict[str, str]:
     return layout
 
 
-def _bring_plain(storage: Storage, uri: str, to: Path, *, weights: bool) -> Path:
-    objects = storage.list(uri)
-    names = {item.uri[len(uri) :].strip("/") for item in objects}
-    if "config.json" not in names:
+def _bring_plain(storage: Storage, uri: str, to: Path, *, weights: bool) -> tuple[Path, str]:
+    """Folder and digest of a model made elsewhere."""
+    objects = {name_below(uri, item.uri): item.uri for item in storage.list(uri)}
+    if "config.json" not in objects:
         raise InputMissing(f"{uri}: no config.json; give the folder of a Hugging Face model or of a checkpoint")
-    if weights and not any(name.endswith(".safetensors") for name in names):
-        raise InputMissing(f"{uri}: no *.safetensors; the checkpoint is incomplete (weights: Random starts fresh)")
+    if weights and not any(name.endswith(WEIGHTS) for name in objects):
+        raise InputMissing(f"{uri}: no *{WEIGHTS}; the checkpoint is incomplete (weights: Random starts fresh)")
     place = storage.local_path(uri)
     if place is None:
         place = to
-        for item in objects:
-            storage.download(item.uri, to / item.uri[len(uri) :].strip("/"))
+        with ThreadPoolExecutor(PARALLEL) as pool:
+            brought = {name: pool.submit(storage.download, item, to / name) for name, item in objects.items()}
+            digest = digest_of_content({name: task.result() for name, task in brought.items() if is_content(name)})
+    else:
+        digest = digest_of_input(storage, uri)
     if weights:
         _check_safetensors(place)
-    return place
+    return place, digest
+
+
+def _check_sizes(storage: Storage, uri: str, wanted: dict[str, int]) -> None:
+    """The weights in a folder are those that are wanted, and no others: a loader takes all that it finds."""
+    found = {name_below(uri, item.uri): item.size for item in storage.list(uri)}
+    found = {name: size for name, size in found.items() if name.endswith(WEIGHTS)}
+    if gone := sorted(wanted.keys() - found.keys()):
+        raise InputMissing(f"{uri}: {', '.join(gone)} listed by the manifest and not there; make the checkpoint again")
+    if foreign := sorted(found.keys() - wanted.keys()):
+        raise DataError(f"{uri}: {', '.join(foreign)} not listed by the manifest; remove what does not belong there")
+    for name, size in wanted.items():
+        if found[name] != size:
+            raise DataError(
+                f"{join(uri, name)}: {found[name]} bytes where the manifest says {size}; the file is cut off or foreign"
+            )
 
 
 def _check_safetensors(folder: Path) -> None:
     """Open every weights file, so that a truncated one is named here and not deep in an engine."""
     from safetensors import SafetensorError, safe_open
 
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted(folder.glob(f"*{WEIGHTS}")):
         try:
             with safe_open(path, framework="numpy"):
                 pass
@@ -134,9 +211,12 @@ def _check_safetensors(folder: Path) -> None:
             raise DataError(
                 f"{path}: the weights cannot be read ({error}); the file is truncated or foreign"
             ) from error
-    index = folder / "model.safetensors.index.json"
+    _check_index(folder, {path.name for path in folder.glob(f"*{WEIGHTS}")})
+
+
+def _check_index(folder: Path, there: set[str]) -> None:
+    index = folder / INDEX
     if index.is_file():
-        wanted = set(json.loads(index.read_text())["weight_map"].values())
-        gone = sorted(name for name in wanted if not (folder / name).is_file())
+        gone = sorted(set(json.loads(index.read_text())["weight_map"].values()) - there)
         if gone:
             raise InputMissing(f"{folder}: {', '.join(gone)} named by {index.name} and not there")

@@ -1,8 +1,9 @@
-"""`s3://bucket/key` by boto3, with its parallel multipart transfer and conditional puts.
+"""`s3://bucket/key` by boto3: objects, conditional puts, and what the service's answers mean for a stage.
 
-Credentials come from the environment or the pod's identity. Keys are taken literally: no percent-decoding, no `?` or
-`#`. How often a request is tried is `AWS_MAX_ATTEMPTS` (5); a service that does not answer ends in `Interrupted`
-after a minute or two.
+Credentials come from the environment or the pod's identity; `AWS_CA_BUNDLE` names the certificates that are trusted
+instead of the system's. Keys are taken literally: no percent-decoding, no `?` or `#`. How often a request is tried is
+`AWS_MAX_ATTEMPTS` (5); a service that does not answer ends in `Interrupted` after a minute or two. How the bytes of
+files travel stands in `s3_transfer.py`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import hashlib
 import os
 import random
+import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,28 +21,35 @@ from typing import Any
 from psr_runtime.config import StorageAccess
 from psr_runtime.errors import ConfigurationError, DataError, InputMissing, Interrupted
 from psr_runtime.files import CHUNK, NotFound, StoredObject, file_errors
+from psr_runtime.s3_transfer import STREAMS, Transfer, code, status
 
 ATTEMPTS = 5
-CONTENT = "psr-sha256"
-"""Metadata of uploaded files: sha256 of the content, so that what is there already is not sent again."""
+STALE_SECONDS = 24 * 3600.0
+"""An upload that began longer ago and is not finished has no writer any more."""
 
 
 class S3Store:
     """The `Store` of `s3://`. Thread-safe.
 
     Raises:
-        ConfigurationError: endpoint or region are malformed.
+        ConfigurationError: endpoint or region are malformed, or AWS_CA_BUNDLE names no certificates.
     """
 
     def __init__(self, access: StorageAccess) -> None:
         import boto3
-        from boto3.s3.transfer import TransferConfig
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
 
         attempts = int(os.environ.get("AWS_MAX_ATTEMPTS", ATTEMPTS))
         # Stores other than AWS often refuse checksums that the request does not need.
         checksum = "when_supported" if access.endpoint is None else "when_required"
+        options: dict[str, Any] = {
+            "addressing_style": {None: "auto", True: "path", False: "virtual"}[access.path_style]
+        }
+        if (access.endpoint or "").startswith("https://"):
+            # TLS guards the body; without it a second sha256, of each part, goes with the request.
+            options["payload_signing_enabled"] = False
+        _check_certificates()
         try:
             self._client: Any = boto3.session.Session().client(
                 "s3",
@@ -50,7 +59,8 @@ class S3Store:
                     retries={"mode": "standard", "total_max_attempts": attempts},
                     connect_timeout=10,
                     read_timeout=60,
-                    max_pool_connections=32,
+                    max_pool_connections=2 * STREAMS,
+                    s3=options,
                     request_checksum_calculation=checksum,
                     response_checksum_validation=checksum,
                 ),
@@ -59,9 +69,7 @@ class S3Store:
             raise ConfigurationError(
                 f"storage.endpoint {access.endpoint!r}, storage.region {access.region!r}: {error}"
             ) from error
-        self._transfer = TransferConfig(
-            multipart_threshold=32 * CHUNK, multipart_chunksize=16 * CHUNK, max_concurrency=8
-        )
+        self._transfer = Transfer(self._client, checksums=checksum == "when_supported")
 
     def read(self, uri: str) -> bytes:
         with s3_errors(uri):
@@ -81,9 +89,9 @@ class S3Store:
                     self._client.put_object(**_address(uri), Body=data, IfNoneMatch="*")
                     return True
                 except ClientError as error:
-                    if _status(error) == 412:
+                    if status(error) == 412:
                         return False
-                    if _status(error) != 409 or attempt == ATTEMPTS - 1:
+                    if status(error) != 409 or attempt == ATTEMPTS - 1:
                         raise
                 # 409: another conditional request on this key is under way, and who won is not known yet.
                 time.sleep(random.uniform(0, 0.1 * 2**attempt))
@@ -115,7 +123,8 @@ class S3Store:
             self.delete(item.uri)
 
     def sweep(self, uri: str) -> None:
-        """Nothing: an unfinished upload cannot be told from one under way; the bucket's lifecycle rule ends it."""
+        with s3_errors(uri):
+            self._transfer.abandoned(_address(uri), STALE_SECONDS)
 
     def sha256(self, uri: str) -> str:
         total = hashlib.sha256()
@@ -125,30 +134,14 @@ class S3Store:
         return total.hexdigest()
 
     def upload(self, path: Path, uri: str, sha256: str, move: bool) -> None:
-        with s3_errors(uri):
-            if self._holds(uri, path.stat().st_size, sha256):
-                return
-            self._client.upload_file(
-                str(path), **_address(uri), Config=self._transfer, ExtraArgs={"Metadata": {CONTENT: sha256}}
-            )
-
-    def _holds(self, uri: str, size: int, sha256: str) -> bool:
-        from botocore.exceptions import ClientError
-
-        try:
-            head = self._client.head_object(**_address(uri))
-        except ClientError as error:
-            if _status(error) == 404:
-                return False
-            raise
-        return bool(head["ContentLength"] == size and head["Metadata"].get(CONTENT) == sha256)
-
-    def download(self, uri: str, path: Path) -> None:
         address = _address(uri)
-        with file_errors(str(path)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with s3_errors(uri):
-                self._client.download_file(address["Bucket"], address["Key"], str(path), Config=self._transfer)
+        with s3_errors(uri):
+            if not self._transfer.holds(address, path.stat().st_size, sha256):
+                self._transfer.upload(path, address, sha256)
+
+    def download(self, uri: str, path: Path) -> str:
+        with file_errors(str(path)), s3_errors(uri):
+            return self._transfer.download(_address(uri), path)
 
 
 def _address(uri: str) -> dict[str, str]:
@@ -156,8 +149,22 @@ def _address(uri: str) -> dict[str, str]:
     return {"Bucket": bucket, "Key": key}
 
 
-def _status(error: Any) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+def _check_certificates() -> None:
+    """Fail at once where AWS_CA_BUNDLE is set and no certificates are there; boto3 would do so at the first request."""
+    place = os.environ.get("AWS_CA_BUNDLE")
+    if not place:
+        return
+    try:
+        ssl.create_default_context(cafile=place)
+    except OSError as error:
+        raise ConfigurationError(
+            f"AWS_CA_BUNDLE {place}: no PEM certificates can be read there ({error.strerror or error}); "
+            "see storage.caSecret or the variable"
+        ) from error
+
+
+PASSING = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestTimeout", "SlowDown"})
+"""Codes of refusals that pass, whatever their status: a session's token is renewed by whoever gave it."""
 
 
 @contextlib.contextmanager
@@ -166,8 +173,7 @@ def s3_errors(uri: str) -> Iterator[None]:
 
     What the caller got wrong (credentials, bucket, region) is 66; what may pass (5xx, throttling, no answer) is 75.
     """
-    from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError, SSLError
 
     try:
         yield
@@ -175,23 +181,29 @@ def s3_errors(uri: str) -> Iterator[None]:
         raise InputMissing(
             f"{uri}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use an identity"
         ) from error
-    except (ClientError, Boto3Error) as error:
-        cause = error if isinstance(error, ClientError) else error.__context__
-        if not isinstance(cause, ClientError):
-            raise Interrupted(f"{uri}: S3 transfer failed ({error})") from error
-        raise _explained(uri, _status(cause), cause.response.get("Error", {}).get("Code", "")) from error
+    except ClientError as error:
+        raise _explained(uri, status(error), code(error)) from error
+    except SSLError as error:
+        if "CERTIFICATE_VERIFY_FAILED" not in str(error):
+            raise Interrupted(f"{uri}: S3 cannot be reached ({error})") from error
+        raise InputMissing(
+            f"{uri}: the S3 service shows a certificate that is not trusted ({error}); name a file with the "
+            "certificate of its authority in AWS_CA_BUNDLE, or in pods a Secret in storage.caSecret"
+        ) from error
     except BotoCoreError as error:
         raise Interrupted(f"{uri}: S3 cannot be reached ({error})") from error
 
 
 def _explained(uri: str, status: int, code: str) -> InputMissing | Interrupted:
     answer = f"{code or status}"
+    if code in PASSING:
+        return Interrupted(f"{uri}: S3 answered {answer}; it is tried again later")
     if status in (401, 403):
         return InputMissing(f"{uri}: S3 refused the credentials ({answer}); check key, secret and bucket policy")
     if code == "NoSuchBucket":
         return InputMissing(f"{uri}: no such bucket ({answer}); create it, or check endpoint and name")
     if status == 404:
         return NotFound(f"{uri}: no such object ({answer})")
-    if status in (408, 409, 429) or status >= 500 or code in ("ExpiredToken", "RequestTimeout", "SlowDown"):
+    if status in (408, 409, 429) or status >= 500:
         return Interrupted(f"{uri}: S3 answered {answer}; it is tried again later")
     return InputMissing(f"{uri}: S3 answered {answer}; check endpoint, region and bucket")

@@ -32,6 +32,7 @@ from pydantic import BaseModel, ValidationError
 from psr_runtime import config as words
 from psr_runtime.artefact import (
     InputEntry,
+    clear_claim,
     digest_of_input,
     other_digest,
     publish,
@@ -137,6 +138,7 @@ STAGES = {
         ),
         Stage("evaluate", words.EvaluateStage, 1, "psr_runtime.evaluation.stage:run", "accuracy of a model", ("log",)),
         Stage("report", words.ReportStage, 1, "psr_runtime.report.stage:run", "HTML report over a run"),
+        Stage("prune", words.PruneStage, 1, "psr_runtime.prune:run", "remove weights that nobody reads any more"),
     )
 }
 
@@ -187,6 +189,7 @@ def _run(stage: Stage, document: str, source: str, stop: threading.Event) -> dic
     storage = Storage(config.storage)
     if config.owner is not None:
         _claim(storage, config.owner)
+        _refuse_foreign(storage, config.output, config.owner)
     inputs = {
         path: InputEntry(uri=uri, digest=digest_of_input(storage, uri)) for path, uri in given_uris(config).items()
     }
@@ -216,6 +219,7 @@ def _run(stage: Stage, document: str, source: str, stop: threading.Event) -> dic
                 result=outcome.result,
             )
     storage.sweep(config.output)  # an attempt may have been killed right after its manifest stood
+    clear_claim(storage, config.output, manifest)
     for folder in stage.working:
         storage.delete_folder(join(config.output, folder))
     return _result(stage.name, config.output, manifest.identity, manifest.result)
@@ -270,6 +274,32 @@ def _claim(storage: Storage, owner: words.Owner) -> None:
             f"StorageInUse: {owner.uri} belongs to {name} (uid {uid}), not to "
             f"{owner.name} (uid {owner.uid}); choose another storage.uri"
         )
+
+
+def _refuse_foreign(storage: Storage, output: str, owner: words.Owner) -> None:
+    """Refuse an output that lies below a prefix which another object has claimed.
+
+    Raises:
+        DataError: it does, and whose it is.
+    """
+    if f"{output}/".startswith(f"{owner.uri.rstrip('/')}/"):
+        return
+    scheme, _, path = output.partition("://")
+    parts = path.strip("/").split("/")
+    root = f"{scheme}:///" if path.startswith("/") else f"{scheme}://"
+    for depth in range(len(parts), 0, -1):
+        folder = root + "/".join(parts[:depth])
+        try:
+            found = json.loads(storage.read(f"{folder}/owner.json"))
+        except InputMissing:
+            continue  # nobody's, or nothing that these credentials may see
+        except ValueError:
+            continue
+        if isinstance(found, dict) and found.get("uid") not in (None, owner.uid):
+            raise DataError(
+                f"StorageInUse: {output} lies in {folder}, which belongs to {found.get('name')} (uid {found['uid']}), "
+                f"not to {owner.name} (uid {owner.uid}); choose another output"
+            )
 
 
 @cache

@@ -33,7 +33,7 @@ class Storage:
         Interrupted: the disk is full, or the service does not answer.
 
     Args:
-        access: endpoint and region for `s3://`.
+        access: endpoint, region and address style for `s3://`.
         mounts: mount path -> folder, for `file://` URIs under a volume of the manifest.
     """
 
@@ -86,7 +86,7 @@ class Storage:
     def sweep(self, uri: str) -> None:
         """Remove what writers that were killed left half-written below a folder. Nothing of it was ever visible.
 
-        On S3 that is the service's own work: unfinished multipart uploads end by the bucket's lifecycle rule.
+        On S3 these are multipart uploads that were begun more than a day ago; younger ones can be continued.
         """
         self._store(uri).sweep(uri)
 
@@ -95,7 +95,8 @@ class Storage:
         return self._store(uri).sha256(uri)
 
     def upload(self, path: Path, uri: str, *, sha256: str | None = None, move: bool = False) -> None:
-        """Put a file's content, whole or not at all. The same content that is there already is left untouched.
+        """Put a file's content, whole or not at all. The same content that is there already is left untouched, and to
+        `s3://` a call that was cut off is continued.
 
         Args:
             sha256: of the content, where the caller has it.
@@ -103,9 +104,12 @@ class Storage:
         """
         self._store(uri).upload(path, uri, sha256 or sha256_of(path), move)
 
-    def download(self, uri: str, path: Path) -> None:
-        """Bring an object's content into a file of this machine."""
-        self._store(uri).download(uri, path)
+    def download(self, uri: str, path: Path) -> str:
+        """Bring an object's content into a file of this machine; its sha256, 64 hexadecimal digits.
+
+        From `s3://` a call that was cut off is continued: the parts that came stay beside the file until it is whole.
+        """
+        return self._store(uri).download(uri, path)
 
     def exists(self, uri: str) -> bool:
         """Whether an object (not a folder) is there."""

@@ -56,8 +56,12 @@ class S3Server:
 
 
 @contextlib.contextmanager
-def start_s3(folder: Path) -> Iterator[S3Server]:
+def start_s3(folder: Path, *, volume_mb: int = 256, volumes: int = 1) -> Iterator[S3Server]:
     """Run an S3 server on free ports of 127.0.0.1, with its data in `folder`, until the block ends.
+
+    Args:
+        volume_mb: size at which a volume is full; a write that finds all full waits for seconds until there are others.
+        volumes: made at a time for each bucket; making them delays the first writes.
 
     Raises:
         RuntimeError: it did not start; the message holds the end of its log.
@@ -91,7 +95,7 @@ def start_s3(folder: Path) -> Iterator[S3Server]:
         f"-master.port.grpc={ports['master.grpc']}",
         "-master.telemetry=false",
         "-master.electionTimeout=1s",
-        "-master.volumeSizeLimitMB=256",
+        f"-master.volumeSizeLimitMB={volume_mb}",
         "-volume.max=200",
         "-volume.preStopSeconds=0",
         f"-volume.port={ports['volume']}",
@@ -110,7 +114,7 @@ def start_s3(folder: Path) -> Iterator[S3Server]:
         "-s3.autoCreateBucket=false",
     ]
     with open(log, "wb") as output:
-        few_volumes = {**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}  # making them delays the first writes
+        few_volumes = {**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": str(volumes)}
         process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, env=few_volumes)
     try:
         _wait_for_bucket(server, process, log)

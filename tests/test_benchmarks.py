@@ -32,6 +32,12 @@ def test_the_summary_compares_at_the_largest_count_that_both_have() -> None:
     assert (found["p50"], found["p99"]) == (0.001, 0.02)
 
 
-def _figures(operator: str, count: int, seconds: float, writes: int) -> Figures:
+def test_an_operator_that_was_not_done_gives_bounds() -> None:
+    found = summary([_figures("plain", 50, 30.0, 1000, ready=7), _figures("ours", 50, 10.0, 500)])
+    assert (found["plain_ready"], found["compared_at"], found["speedup"]) == (7, 50, 3.0)
+
+
+def _figures(operator: str, count: int, seconds: float, writes: int, ready: int | None = None) -> Figures:
     delays = {"psr_reconcile_seconds": {"p50": 0.001, "p99": 0.02, "count": 9.0}}
-    return Figures(operator, count, seconds, 1.0, writes, 0, {}, 120.0, 100.0, delays, {})
+    done = count if ready is None else ready
+    return Figures(operator, count, done, seconds, 1.0, writes, 0, {}, 120.0, 100.0, delays, {})

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from psr_operator.api import KINDS, Resource, SelfRewardRun, crd
 from psr_operator.api.explain import explain
-from psr_operator.api.manifest import ManifestError, load_manifests
+from psr_operator.api.manifest import ManifestError, load_manifests, load_words
 from psr_operator.local.display import Display, models_table
 from psr_operator.local.executor import Executor, WorkFolder
 from psr_operator.local.node import Node
@@ -48,6 +48,7 @@ CODES = {
     ExitClass.MISSING.value: 66,
     ExitClass.TEMPORARY.value: 75,
     "StorageInUse": 65,
+    "NotSupported": 64,
 }
 """Exit codes of `psr run` by the reason of a Stalled object."""
 
@@ -149,6 +150,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     operate.add_argument("--runtime-image", required=True, metavar="IMAGE", help="image of the stages, best by digest")
     operate.add_argument("--inference-image", required=True, metavar="IMAGE", help="image of the servers")
+    operate.add_argument(
+        "--bring-runtime",
+        action="store_true",
+        help="the inference image holds only vLLM: servers take psr_runtime from the runtime image",
+    )
+    operate.add_argument(
+        "--pod-defaults",
+        type=Path,
+        metavar="FILE",
+        help="YAML with `gpu` and `cpu`: what pods with and without GPUs get where their manifest says nothing else; "
+        "fields as in `psr explain StepDPOJob.spec.pod`",
+    )
     operate.add_argument("--image-pull-policy", default="IfNotPresent", choices=["Always", "IfNotPresent", "Never"])
     operate.add_argument(
         "--allow-service-account",
@@ -282,7 +295,18 @@ def _rehearse(objects: list[Resource]) -> int:
             said = rehearsal.said
 
         executor.run(still, tick)
-    return 0
+        return _stalled(executor)
+
+
+def _stalled(executor: Executor) -> int:
+    """Say why objects are stalled; the exit code of the last one, 0 where none is."""
+    code = 0
+    for item in executor.roots:
+        ready = item.status.condition("Ready")
+        if item.status.holds("Stalled") and ready is not None:
+            print(f"{item.ref} is stalled: {ready.reason}: {ready.message}", file=sys.stderr)
+            code = CODES.get(ready.reason, 1)
+    return code
 
 
 def _conclude(executor: Executor, mounts: Mapping[str, Path], *, interrupted: bool) -> int:
@@ -294,15 +318,11 @@ def _conclude(executor: Executor, mounts: Mapping[str, Path], *, interrupted: bo
             if reports:
                 page = join(reports[-1], "report.html")
                 print(f"report: {Storage(mounts=mounts).local_path(page) or page}")
-        ready = item.status.condition("Ready")
-        if item.status.holds("Stalled") and ready is not None:
-            print(f"{item.ref} is stalled: {ready.reason}: {ready.message}", file=sys.stderr)
-            code = CODES.get(ready.reason, 1)
-        elif not item.status.holds("Ready"):
+        if not item.status.holds("Ready") and not item.status.holds("Stalled"):
             suspended = "is suspended; set suspend: false" if item.status.holds("Suspended") else "is not finished"
             print(f"{item.ref} {suspended}; run it again and it goes on from here", file=sys.stderr)
             code = code or 75
-    return code
+    return _stalled(executor) or code
 
 
 def _saved(files: list[Path]) -> list[float]:
@@ -379,7 +399,7 @@ def _operate(options: argparse.Namespace) -> int:
     from psr_operator.controller.ask import Pace
     from psr_operator.controller.lease import Times
     from psr_operator.controller.process import Options, run
-    from psr_operator.render import Settings
+    from psr_operator.render import PodDefaults, Settings
 
     poll = options.poll_seconds
     return run(
@@ -389,6 +409,8 @@ def _operate(options: argparse.Namespace) -> int:
                 inference_image=options.inference_image,
                 image_pull_policy=options.image_pull_policy,
                 service_accounts=frozenset(options.allow_service_account),
+                bring_runtime=options.bring_runtime,
+                pod_defaults=load_words(options.pod_defaults, PodDefaults) if options.pod_defaults else PodDefaults(),
             ),
             kubeconfig=options.kubeconfig,
             namespaces=options.watch_namespace,

@@ -15,6 +15,7 @@ vLLM process itself is known in `vllm_process.py`, whether weights may be exchan
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import secrets
 import shutil
 import signal
@@ -29,13 +30,21 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from psr_runtime.artefact import read_manifest
 from psr_runtime.config import ModelSource, ServeStage
 from psr_runtime.errors import ConfigurationError, DataError, StageError
 from psr_runtime.fingerprint import Check, Fingerprint, compare, noise_of
-from psr_runtime.models import FINGERPRINT, LocalModel, bring_model
+from psr_runtime.models import FINGERPRINT, LocalModel, bring_all_but_weights, bring_model
 from psr_runtime.serving.control import Change, ControlServer, State, port_error
 from psr_runtime.serving.swap import obstacle, require_chat_template
-from psr_runtime.serving.vllm_process import VLLMFailed, VLLMProcess, command, device, environment
+from psr_runtime.serving.vllm_process import (
+    VLLMFailed,
+    VLLMProcess,
+    command,
+    device,
+    environment,
+    require_streamer,
+)
 from psr_runtime.stage import parse_config
 from psr_runtime.storage import Storage
 
@@ -204,8 +213,7 @@ class Server:
         self._tell(state="Fetching", message=f"fetching {source.uri}")
         if source.weights == "Random":
             raise ConfigurationError(f"{source.uri}: weights: Random has nothing to serve; train it first")
-        place = self._scratch / "models" / secrets.token_hex(8)
-        model = bring_model(self._storage, source, place, "serving")
+        model = self._fetch(source)
         if digest is not None and model.digest != digest:
             raise DataError(
                 f"{source.uri}: holds {model.digest} where {digest} was ordered; the URI or the digest is old"
@@ -220,10 +228,22 @@ class Server:
                 raise DataError(f"{source.uri}/{FINGERPRINT}: {error.errors()[0]['msg']}") from error
         return Loaded(source, model, fingerprint)
 
+    def _fetch(self, source: ModelSource) -> LocalModel:
+        """The model on this machine. A container that starts again goes on where the last one's download ended."""
+        manifest = read_manifest(self._storage, source.uri)
+        known = f"{source.uri} {manifest.identity}" if manifest is not None else secrets.token_hex(16)
+        place = self._scratch / "models" / hashlib.sha256(known.encode()).hexdigest()[:16]
+        if self._config.engine.weights == "Stream":
+            require_streamer(source.uri)
+            return bring_all_but_weights(self._storage, source, place, "serving")
+        return bring_model(self._storage, source, place, "serving")
+
     def _swap(self, process: VLLMProcess, old: Loaded, new: Loaded, started: float) -> str | None:
         """Exchange weights in place; None when the new model is served, else why it must be a restart."""
         if self._config.engine.swap == "Never":
             return "engine.swap is Never"
+        if self._config.engine.weights == "Stream":
+            return "engine.weights is Stream"
         if new.fingerprint is None or not new.fingerprint.can_tell(noise_of(self._config.engine.dtype)):
             return "the fingerprint cannot tell the model from its parent"
         try:
@@ -281,8 +301,8 @@ class Server:
             template = self._scratch / "chat_template.jinja"
             template.write_text(new.source.chat_template)
         self._process = process = VLLMProcess(
-            command(self._config, new.model.folder, template, self._on),
-            environment(self._config, new.model.folder, self._token, self._on),
+            command(self._config, new.model.folder, template, self._on, new.model.weights),
+            environment(self._config, new.model.folder, self._token, self._on, new.model.weights),
             f"http://{_reachable(self._config.host)}:{self._config.port}",
             self._token,
         )

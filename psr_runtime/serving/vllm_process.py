@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import importlib.util
 import os
 import signal
 import subprocess
@@ -25,10 +26,11 @@ from typing import IO, Any
 
 import httpx
 
-from psr_runtime.config import ServeStage
+from psr_runtime.config import ServeStage, StorageAccess
 from psr_runtime.engine import SERVED_NAME
 from psr_runtime.errors import ConfigurationError, DataError
 from psr_runtime.fingerprint import Fingerprint
+from psr_runtime.models import RemoteWeights
 from psr_runtime.serving.guard import GATE, KEY_VARIABLE, TOKEN_HEADER, TOKEN_VARIABLE
 
 LEASH = "import os, signal, sys; sys.stdin.buffer.read(); os.killpg(0, signal.SIGKILL)"
@@ -62,19 +64,38 @@ def device() -> str:
     raise ConfigurationError("vLLM is not installed; install psr[cpu] or psr[gpu]")
 
 
-def command(config: ServeStage, folder: Path, chat_template: Path | None, on: str) -> list[str]:
+def require_streamer(uri: str) -> None:
+    """Fail where vLLM could not stream weights from `uri`: it would only say so after half a minute.
+
+    Raises:
+        ConfigurationError: the package that streams them is missing.
+    """
+    names = ["runai_model_streamer", *(["runai_model_streamer_s3"] if uri.startswith("s3://") else [])]
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigurationError(
+            f"engine.weights: Stream needs {' and '.join(missing)}, which this image has not; install "
+            "runai-model-streamer[s3], or set engine.weights to Download"
+        )
+
+
+def command(
+    config: ServeStage, folder: Path, chat_template: Path | None, on: str, weights: RemoteWeights | None = None
+) -> list[str]:
     """vLLM's command line.
 
     Args:
         folder: Hugging Face folder of the model.
         chat_template: file of a template that replaces the folder's own.
         on: `cpu` or `cuda`.
+        weights: where the weights are streamed from that are not in the folder.
     """
     engine = config.engine
     block = engine.block_size or (CPU_BLOCK if on == "cpu" else None)
     return [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
-        *("--model", str(folder), "--served-model-name", SERVED_NAME),
+        *_model(folder, weights),
+        *("--served-model-name", SERVED_NAME),
         *("--host", config.host, "--port", str(config.port)),
         *("--middleware", "psr_runtime.serving.guard.Guard"),
         *("--generation-config", "vllm", "--dtype", engine.dtype),
@@ -91,15 +112,31 @@ def command(config: ServeStage, folder: Path, chat_template: Path | None, on: st
     ]
 
 
-def environment(config: ServeStage, folder: Path, token: str, on: str) -> dict[str, str]:
-    """vLLM's environment: ours without storage credentials, plus what keeps it offline, quiet and guarded.
+def _model(folder: Path, weights: RemoteWeights | None) -> tuple[str, ...]:
+    if weights is None:
+        return ("--model", str(folder))
+    if not weights.uri.startswith("s3://"):
+        return ("--model", str(folder), "--load-format", "runai_streamer")
+    # Only the weights come from there: configuration and tokenizer are those that were verified.
+    local = ("--tokenizer", str(folder), "--hf-config-path", str(folder))
+    return ("--model", weights.uri, *local, "--load-format", "runai_streamer")
+
+
+def environment(
+    config: ServeStage, folder: Path, token: str, on: str, weights: RemoteWeights | None = None
+) -> dict[str, str]:
+    """vLLM's environment: ours, plus what keeps it offline, quiet and guarded. Storage credentials are left out unless
+    it reads the weights itself.
 
     Args:
         folder: Hugging Face folder of the model.
         token: what the guard knows the supervisor by.
         on: `cpu` or `cuda`.
+        weights: where the weights are streamed from that are not in the folder.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_") and name != "VLLM_API_KEY"}
+    if weights is not None and weights.uri.startswith("s3://"):
+        kept |= _storage_environment(config.storage)
     fixed = {
         TOKEN_VARIABLE: token,
         "HF_HUB_OFFLINE": "1",
@@ -118,9 +155,23 @@ def environment(config: ServeStage, folder: Path, token: str, on: str) -> dict[s
         if config.engine.tensor_parallel == 1:
             # One rank lives in the engine's own process: one process and its imports less, about 15 s of a start.
             fixed["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        if sum(path.stat().st_size for path in folder.glob("*.safetensors")) < SMALL_MODEL_BYTES:
+        size = weights.size if weights else sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        if size < SMALL_MODEL_BYTES:
             fixed["OMP_NUM_THREADS"] = kept.get("OMP_NUM_THREADS", "1")
     return kept | fixed
+
+
+def _storage_environment(access: StorageAccess) -> dict[str, str]:
+    """Credentials, and the words by which the streamer knows endpoint, region and style of address."""
+    found = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    region = access.region or found.get("AWS_REGION") or found.get("AWS_DEFAULT_REGION")
+    if access.endpoint is not None:
+        found["AWS_ENDPOINT_URL"] = access.endpoint
+        region = region or "us-east-1"  # a region must be named wherever an endpoint is
+    if region is not None:
+        found |= {"AWS_REGION": region, "AWS_DEFAULT_REGION": region}
+    path_style = access.endpoint is not None if access.path_style is None else access.path_style
+    return found | {"RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "0" if path_style else "1"}
 
 
 class VLLMProcess:

@@ -8,7 +8,7 @@ import ssl
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.control_plane.plane import ADMIN_TOKEN, ControlPlane
+from tests.control_plane.plane import ControlPlane
 
 YAML = "application/yaml"
 JSON = "application/json"
@@ -19,6 +19,7 @@ class Connection:
 
     def __init__(self, plane: ControlPlane) -> None:
         place = urlsplit(plane.url)
+        self._token = plane.token
         context = ssl.create_default_context(cafile=str(plane.ca))
         assert place.hostname is not None
         self._connection = http.client.HTTPSConnection(place.hostname, place.port, context=context, timeout=60)
@@ -30,7 +31,7 @@ class Connection:
             body: JSON values, or the text itself.
         """
         data = body if isinstance(body, str) or body is None else json.dumps(body)
-        headers = {"Authorization": f"Bearer {ADMIN_TOKEN}", "Content-Type": content, "Accept": JSON}
+        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": content, "Accept": JSON}
         self._connection.request(verb, path, None if data is None else data.encode(), headers)
         answer = self._connection.getresponse()
         text = answer.read()

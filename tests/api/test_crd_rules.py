@@ -111,6 +111,9 @@ def _pairs(kind: str, path: Path, rule: str) -> Iterator[tuple[dict[str, Any] | 
         after = manifest(kind, (*path, "volume"), group=GROUP)
         for uri, mount in (("file:///b/x", "/a"), ("file:///ab/x", "/a"), ("file:///a", "/a/b")):
             yield None, put(put(after, (*path, "uri"), uri), (*path, "volume", "mountPath"), mount)
+    elif "retention" in rule:
+        after = manifest(kind, (*path, "storage", "retention"), group=GROUP)
+        yield None, put(after, (*path, "storage", "retention"), "Best")
     elif names := alternatives(node):
         after = manifest(kind, path, group=GROUP)
         (given,) = set(names) & set(get(after, path))

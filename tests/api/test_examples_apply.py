@@ -11,7 +11,8 @@ from psr_operator.cli import main
 from tests.control_plane.plane import ControlPlane
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = sorted((ROOT / "examples").rglob("*.yaml"))
+EXAMPLES = sorted(path for path in (ROOT / "examples").rglob("*.yaml") if "\napiVersion: psr.dev/" in path.read_text())
+"""Those of our kinds; the others (Argo CD's, Flux's) are tests/gitops's."""
 PAGE = (ROOT / "docs" / "operator.md").read_text()
 
 

@@ -1,7 +1,8 @@
-"""Build the programs of a control plane from Go modules, once a machine: `make control-plane`.
+"""Build the programs of a cluster from Go modules, once a machine: `make control-plane`, `make cluster-up`.
 
-Kubernetes is an ordinary Go module; `go/go.mod` pins it. The programs lie in the user's cache, named by what they were
-built from, so every checkout shares them. Programs that are in the folder KUBEBUILDER_ASSETS already are not built.
+Kubernetes is an ordinary Go module, as Helm, CoreDNS and KWOK are; the folders of `go/` pin them. The programs lie in
+the user's cache, named by what they were built from, so every checkout shares them. Programs that are in the folder
+KUBEBUILDER_ASSETS already are not built.
 """
 
 from __future__ import annotations
@@ -14,25 +15,60 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
-MODULE = HERE / "go"
-BUILT = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
-LEAST_GO = (1, 25)
+LEAST_GO = (1, 26)
 TOOLS = HERE.parent.parent / ".venv" / "control-plane"
 """The environment with Go and etcd from PyPI, for a machine that has none."""
 
+Tell = Callable[[str], None]
 
-def main() -> int:
-    """Build what is missing; say where everything is."""
+
+@dataclass(frozen=True)
+class Source:
+    """Where a program comes from.
+
+    Attributes:
+        module: folder of `go/` whose go.mod pins it.
+        package: to be built.
+        requires: the requirement of go.mod whose version is the program's; empty for one of our own.
+        version: variable that the linker writes the version to; empty for none.
+    """
+
+    module: str
+    package: str
+    requires: str = ""
+    version: str = ""
+
+
+def _kubernetes(name: str) -> Source:
+    return Source(
+        "kubernetes", f"k8s.io/kubernetes/cmd/{name}", "k8s.io/kubernetes", "k8s.io/component-base/version.gitVersion"
+    )
+
+
+CONTROL_PLANE = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
+NODE = ("kubelet", "kube-proxy", "coredns", "pause")
+SOURCES = {
+    **{name: _kubernetes(name) for name in (*CONTROL_PLANE, "kubelet", "kube-proxy")},
+    "coredns": Source("coredns", "github.com/coredns/coredns", "github.com/coredns/coredns"),
+    "helm": Source("helm", "helm.sh/helm/v4/cmd/helm", "helm.sh/helm/v4", "helm.sh/helm/v4/internal/version.version"),
+    "kwok": Source("kwok", "sigs.k8s.io/kwok/cmd/kwok", "sigs.k8s.io/kwok", "sigs.k8s.io/kwok/pkg/consts.Version"),
+    "pause": Source("pause", "."),
+}
+
+
+def main(names: Sequence[str]) -> int:
+    """Build what is missing (the control plane and Helm unless names are given); say where everything is."""
     try:
-        found = programs(say=lambda line: print(line, flush=True))
+        for name in names or (*CONTROL_PLANE, "helm", "etcd"):
+            print(f"{name:<24} {program(name, say=lambda line: print(line, flush=True))}")
     except BuildFailed as error:
         print(error, file=sys.stderr)
         return 1
-    for name, path in found.items():
-        print(f"{name:<24} {path}")
     return 0
 
 
@@ -40,71 +76,74 @@ class BuildFailed(Exception):
     """A program cannot be had; the message says what to do."""
 
 
-def programs(say: object = None) -> dict[str, Path]:
+def programs() -> dict[str, Path]:
     """Every program of the control plane, built now where it is not there yet.
 
+    Raises:
+        BuildFailed: there is no Go, or a build failed.
+    """
+    return {name: program(name) for name in (*CONTROL_PLANE, "etcd")}
+
+
+def program(name: str, say: Tell = lambda _: None) -> Path:
+    """A program, built now if it is not there yet.
+
     Args:
-        say: told of each step (a callable of one line).
+        name: `etcd` or a key of `SOURCES`.
+        say: told of each step.
 
     Raises:
         BuildFailed: there is no Go, or the build failed.
     """
-    tell = say if callable(say) else lambda _line: None
-    given = Path(os.environ["KUBEBUILDER_ASSETS"]) if os.environ.get("KUBEBUILDER_ASSETS") else None
-    found: dict[str, Path] = {}
-    for name in (*BUILT, "etcd"):
-        if given is not None and (given / name).exists():
-            found[name] = given / name
-    if "etcd" not in found:
-        found["etcd"] = _etcd()
-    missing = [name for name in BUILT if name not in found]
-    if missing:
-        folder = cache_folder()
+    given = os.environ.get("KUBEBUILDER_ASSETS")
+    if given and (Path(given) / name).exists():
+        return Path(given) / name
+    if name == "etcd":
+        return _etcd()
+    source = SOURCES[name]
+    folder = _cache_folder(source)
+    if not (folder / name).exists():
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / "lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            _build([name for name in missing if not (folder / name).exists()], folder, tell)
-        found |= {name: folder / name for name in missing}
-    return found
+            if not (folder / name).exists():
+                _build(name, source, folder, say)
+    return folder / name
 
 
-def version() -> str:
-    """Version of Kubernetes, as go.mod requires it."""
-    found = re.search(r"^require k8s\.io/kubernetes (v\S+)$", (MODULE / "go.mod").read_text(), re.MULTILINE)
-    assert found is not None
-    return found.group(1)
+def _version(source: Source) -> str:
+    """Version of a program, as go.mod requires it."""
+    text = (HERE / "go" / source.module / "go.mod").read_text()
+    found = re.search(rf"^require {re.escape(source.requires)} (v\S+)$", text, re.MULTILINE)
+    return found.group(1) if found is not None else "own"
 
 
-def cache_folder() -> Path:
+def _cache_folder(source: Source) -> Path:
     """Where built programs lie: named by the sources' checksums."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    sources = (MODULE / "go.mod").read_bytes() + (MODULE / "go.sum").read_bytes()
-    return root / "psr" / "control-plane" / f"{version()}-{hashlib.sha256(sources).hexdigest()[:12]}"
+    files = sorted(path for path in (HERE / "go" / source.module).iterdir() if path.name != "tools.go")
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+    return root / "psr" / "programs" / f"{source.module}-{_version(source)}-{digest}"
 
 
-def _build(names: list[str], folder: Path, tell: object) -> None:
-    if not names:
-        return
-    assert callable(tell)
-    go = _go()
-    link = f"-s -w -X k8s.io/component-base/version.gitVersion={version()}"
-    environment = {**os.environ, "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly -trimpath", "CGO_ENABLED": "0"}
-    for name in names:  # one after the other, so that a run that is interrupted keeps what it has
-        started = time.monotonic()
-        tell(f"building {name} {version()} (a few minutes, once a machine)")
-        new = folder / f"{name}.new"
-        done = subprocess.run(
-            [str(go), "build", "-ldflags", link, "-o", str(new), f"k8s.io/kubernetes/cmd/{name}"],
-            cwd=MODULE,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise BuildFailed(f"go build {name} ended with {done.returncode}:\n{done.stderr[-4000:]}")
-        new.rename(folder / name)
-        tell(f"built {name} in {time.monotonic() - started:.0f} s")
+def _build(name: str, source: Source, folder: Path, tell: Tell) -> None:
+    version = _version(source)
+    link = "-s -w" + (f" -X {source.version}={version}" if source.version else "")
+    started = time.monotonic()
+    tell(f"building {name} {version} (up to a few minutes, once a machine)")
+    new = folder / f"{name}.new"
+    done = subprocess.run(
+        [str(_go()), "build", "-ldflags", link, "-o", str(new), source.package],
+        cwd=HERE / "go" / source.module,
+        env={**os.environ, "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly -trimpath", "CGO_ENABLED": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise BuildFailed(f"go build {name} ended with {done.returncode}:\n{done.stderr[-4000:]}")
+    new.rename(folder / name)
+    tell(f"built {name} in {time.monotonic() - started:.0f} s")
 
 
 def _go() -> Path:
@@ -131,4 +170,4 @@ def _etcd() -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

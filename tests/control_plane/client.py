@@ -15,7 +15,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.control_plane.plane import ADMIN_TOKEN, APIError, ControlPlane
+from tests.control_plane.plane import APIError, ControlPlane
 
 PAGE = 500
 RECONNECTIONS = 25
@@ -32,10 +32,10 @@ class Client:
         connections: requests at the same time.
     """
 
-    def __init__(self, plane: ControlPlane, token: str = ADMIN_TOKEN, connections: int = 32) -> None:
+    def __init__(self, plane: ControlPlane, token: str | None = None, connections: int = 32) -> None:
         self._url = plane.url
         self._ca = str(plane.ca)
-        self._token = token
+        self._token = token or plane.token
         self._connections = connections
         self._session: aiohttp.ClientSession
 

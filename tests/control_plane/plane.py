@@ -27,7 +27,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tests.control_plane.build import programs
 
@@ -74,6 +74,7 @@ class ControlPlane:
         kubeconfig: of an administrator.
         kubectl: the program.
         audit: the audit log, a JSON object a line; None for a cluster that is not ours.
+        token: of the administrator.
     """
 
     url: str
@@ -82,7 +83,9 @@ class ControlPlane:
     kubectl: Path
     folder: Path
     audit: Path | None
+    token: str = ADMIN_TOKEN
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    detached: bool = False
     _context: ssl.SSLContext | None = None
 
     def request(
@@ -92,7 +95,7 @@ class ControlPlane:
         body: Any = None,
         *,
         content: str = "application/json",
-        token: str = ADMIN_TOKEN,
+        token: str | None = None,
     ) -> Any:
         """One request as the administrator (or whoever the token is); the answer's JSON.
 
@@ -104,7 +107,7 @@ class ControlPlane:
         """
         data = None if body is None else body.encode() if isinstance(body, str) else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data=data, method=verb)
-        request.add_header("Authorization", f"Bearer {token}")
+        request.add_header("Authorization", f"Bearer {token or self.token}")
         if data is not None:
             request.add_header("Content-Type", content)
         if self._context is None:
@@ -165,7 +168,28 @@ def start_control_plane(
     enforce: bool = True,
     compact_seconds: int = 300,
 ) -> Iterator[ControlPlane]:
-    """Run a control plane until the block ends.
+    """Run a control plane until the block ends. The arguments are those of `launch_control_plane`."""
+    plane = launch_control_plane(
+        folder, controllers=controllers, scheduler=scheduler, enforce=enforce, compact_seconds=compact_seconds
+    )
+    try:
+        yield plane
+    finally:
+        plane.stop()
+
+
+def launch_control_plane(
+    folder: Path,
+    *,
+    controllers: tuple[str, ...] = CONTROLLERS,
+    scheduler: bool = True,
+    enforce: bool = True,
+    compact_seconds: int = 300,
+    address: str = "127.0.0.1",
+    token: str = ADMIN_TOKEN,
+    detached: bool = False,
+) -> ControlPlane:
+    """Start a control plane; `ControlPlane.stop` ends it.
 
     Args:
         folder: logs, keys and etcd's data.
@@ -173,22 +197,27 @@ def start_control_plane(
         scheduler: whether kube-scheduler runs.
         enforce: OwnerReferencesPermissionEnforcement and the audit log.
         compact_seconds: how often etcd's history is dropped.
+        address: where the apiserver listens, and what pods of a node reach it by.
+        token: of the administrator.
+        detached: it goes on when this process and its terminal are gone.
 
     Raises:
-        RuntimeError: something did not start; the message holds the end of its log.
+        RuntimeError: something did not start; the message holds the end of its log. Nothing is left running.
     """
     found = programs()
     folder.mkdir(parents=True, exist_ok=True)
     etcd, peer, api, manager, scheduling = _free_ports(5)
-    _write_keys(folder)
-    (folder / "tokens.csv").write_text(f'{ADMIN_TOKEN},admin,admin,"system:masters"\n')
+    _write_keys(folder, address)
+    (folder / "tokens.csv").write_text(f'{token},admin,admin,"system:masters"\n')
+    (folder / "tokens.csv").chmod(0o600)
     (folder / "audit.yaml").write_text(AUDIT)
-    url = f"https://127.0.0.1:{api}"
+    url = f"https://{address}:{api}"
     kubeconfig = folder / "admin.kubeconfig"
     plane = ControlPlane(
-        url, folder / "ca.crt", kubeconfig, found["kubectl"], folder, folder / "audit.log" if enforce else None
+        url, folder / "ca.crt", kubeconfig, found["kubectl"], folder, folder / "audit.log" if enforce else None, token
     )
-    plane.kubeconfig_for(ADMIN_TOKEN, kubeconfig)
+    plane.detached = detached
+    plane.kubeconfig_for(token, kubeconfig)
     try:
         _start(
             plane,
@@ -214,9 +243,12 @@ def start_control_plane(
                 f"--etcd-servers=http://127.0.0.1:{etcd}",
                 f"--etcd-compaction-interval={compact_seconds}s",
                 f"--secure-port={api}",
-                "--bind-address=127.0.0.1",
-                "--advertise-address=127.0.0.1",
-                "--endpoint-reconciler-type=none",
+                f"--bind-address={address}",
+                f"--advertise-address={address}",
+                f"--endpoint-reconciler-type={'none' if address.startswith('127.') else 'lease'}",
+                f"--kubelet-client-certificate={folder / 'kubelet-client.crt'}",
+                f"--kubelet-client-key={folder / 'kubelet-client.key'}",
+                "--kubelet-preferred-address-types=InternalIP",
                 f"--tls-cert-file={folder / 'server.crt'}",
                 f"--tls-private-key-file={folder / 'server.key'}",
                 "--service-cluster-ip-range=10.96.0.0/16",
@@ -276,27 +308,40 @@ def start_control_plane(
         if "serviceaccount-controller" in controllers:
             path = "/api/v1/namespaces/default/serviceaccounts/default"
             _wait_for(plane, lambda: bool(plane.request("GET", path)), "kube-controller-manager")
-        yield plane
-    finally:
+    except BaseException:
         plane.stop()
+        raise
+    return plane
 
 
 @contextlib.contextmanager
 def named_cluster(kubeconfig: Path, folder: Path) -> Iterator[ControlPlane]:
-    """The cluster that a kubeconfig with a token names."""
-    raw = subprocess.run(
-        [str(programs()["kubectl"]), f"--kubeconfig={kubeconfig}", "config", "view", "--raw", "--minify", "-o", "json"],
-        capture_output=True,
-        check=True,
-    )
-    cluster = json.loads(raw.stdout)["clusters"][0]["cluster"]
+    """The cluster that a kubeconfig names. If it holds no token, an account of ours gets one until the block ends."""
+    kubectl = programs()["kubectl"]
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def ctl(*arguments: str, check: bool = True) -> str:
+        command = [str(kubectl), f"--kubeconfig={kubeconfig}", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=check).stdout
+
+    found = json.loads(ctl("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
+    cluster, user = found["clusters"][0]["cluster"], found["users"][0]["user"]
     ca = folder / "ca.crt"
-    ca.write_bytes(
-        base64.b64decode(cluster["certificate-authority-data"])
-        if "certificate-authority-data" in cluster
-        else Path(cluster["certificate-authority"]).read_bytes()
-    )
-    yield ControlPlane(cluster["server"], ca, kubeconfig, programs()["kubectl"], folder, None)
+    ca.write_bytes(base64.b64decode(cluster["certificate-authority-data"]))
+    token = user.get("token")
+    if token is not None:
+        yield ControlPlane(cluster["server"], ca, kubeconfig, kubectl, folder, None, token)
+        return
+    account = "psr-tests"
+    ctl("create", "serviceaccount", account, "-n", "kube-system", check=False)  # it may be there from a run before
+    role = f"--serviceaccount=kube-system:{account}"
+    ctl("create", "clusterrolebinding", account, "--clusterrole=cluster-admin", role, check=False)
+    try:
+        token = ctl("create", "token", account, "-n", "kube-system", "--duration=12h").strip()
+        yield ControlPlane(cluster["server"], ca, kubeconfig, kubectl, folder, None, token)
+    finally:
+        ctl("delete", "clusterrolebinding", account, check=False)
+        ctl("delete", "serviceaccount", account, "-n", "kube-system", check=False)
 
 
 def _start(plane: ControlPlane, name: str, command: list[Any]) -> None:
@@ -307,6 +352,7 @@ def _start(plane: ControlPlane, name: str, command: list[Any]) -> None:
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, "GOMAXPROCS": "2"},
+            start_new_session=plane.detached,
         )
 
 
@@ -338,9 +384,9 @@ def _kubeconfig(cluster: Mapping[str, Any], user: Mapping[str, Any]) -> dict[str
     }
 
 
-def _write_keys(folder: Path) -> None:
-    """A CA, the apiserver's certificate and the key that signs service-account tokens."""
-    authority, server, accounts = (rsa.generate_private_key(65537, 2048) for _ in range(3))
+def _write_keys(folder: Path, address: str) -> None:
+    """A CA, the certificates of the apiserver and of it as a kubelet's client, the key of service-account tokens."""
+    authority, server, client, accounts = (rsa.generate_private_key(65537, 2048) for _ in range(4))
     now = datetime.datetime.now(datetime.UTC)
 
     def certificate(name: str, key: rsa.RSAPrivateKey) -> x509.CertificateBuilder:
@@ -376,16 +422,26 @@ def _write_keys(folder: Path) -> None:
         .add_extension(identifier, critical=False)
         .sign(authority, hashes.SHA256())
     )
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    addresses = {"127.0.0.1", address, "10.96.0.1"}  # the last one is the Service that pods know
+    service = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
+    names: list[x509.GeneralName] = [x509.DNSName(name) for name in ("localhost", *service)]
+    names += [x509.IPAddress(ipaddress.ip_address(item)) for item in sorted(addresses)]
     leaf = (
         certificate("kube-apiserver", server)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
         .sign(authority, hashes.SHA256())
     )
+    identity = (
+        certificate("kube-apiserver-kubelet-client", client)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        .sign(authority, hashes.SHA256())
+    )
+    (folder / "kubelet-client.crt").write_bytes(identity.public_bytes(serialization.Encoding.PEM))
     (folder / "ca.crt").write_bytes(root.public_bytes(serialization.Encoding.PEM))
     (folder / "server.crt").write_bytes(leaf.public_bytes(serialization.Encoding.PEM))
-    for name, key in (("server", server), ("accounts", accounts)):
+    for name, key in (("server", server), ("kubelet-client", client), ("accounts", accounts)):
         (folder / f"{name}.key").write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM,

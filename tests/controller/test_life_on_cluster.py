@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.control_plane.plane import ADMIN_TOKEN, APIError, ControlPlane
+from tests.control_plane.plane import APIError, ControlPlane
 from tests.control_plane.player import Outcome, Pod, play, succeed
 from tests.controller.one_namespace import JOB, MODEL, QUICK, STORAGE, Scene, message, pods, wait
 from tests.controller.operator_process import grant, start_operator
@@ -52,7 +52,7 @@ ALONE: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     ),
     "a round": (
         "SelfRewardIteration",
-        {**GENERATION, "trainingResources": {"gpus": 8}, "server": {"inline": {"resources": {"gpus": 8}}}},
+        {**GENERATION, "trainingResources": {"gpus": 1}, "server": {"inline": {"resources": {"gpus": 8}}}},
         ["it-dpo-a1", "it-pairs-merge-a1", "it-pairs-search-a1"],
     ),
 }
@@ -288,7 +288,7 @@ def test_psr_wait_sees_success_and_failure(scene: Scene, tmp_path: Path) -> None
     scene.play(lambda pod: Outcome(code=65) if pod.workload.startswith("bad") else succeed(pod))
     scene.make("StepDPOJob", "good", **JOB)
     scene.make("StepDPOJob", "bad", **JOB)
-    kubeconfig = scene.plane.kubeconfig_for(ADMIN_TOKEN, tmp_path / "kubeconfig")
+    kubeconfig = scene.plane.kubeconfig_for(scene.plane.token, tmp_path / "kubeconfig")
 
     def wait_for(name: str, seconds: int = 60) -> tuple[int, str]:
         command = ["psr_operator.cli", "wait", f"StepDPOJob/{name}", "--namespace", scene.namespace]

@@ -108,6 +108,37 @@ def test_the_place_is_named(text: str, message: str, tmp_path: Path, capsys: pyt
     assert printed.out == ""
 
 
+RUN = """\
+apiVersion: psr.dev/v1alpha1
+kind: SelfRewardRun
+metadata: {name: loop}
+spec:
+  storage: {uri: s3://bucket/runs, retention: Best}
+  model: {uri: s3://bucket/model}
+  problems: s3://bucket/problems.jsonl
+  iterations: [{questions: 4}]
+"""
+
+
+def test_best_weights_need_something_that_tells_which_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(RUN)
+    assert main(["run", "-f", str(path), "--dry-run"]) == 64
+    assert f"{path}, line 4: spec: " in (said := capsys.readouterr().err)
+    assert "storage.retention: Best needs an evaluation" in said
+
+
+def test_training_on_more_than_one_gpu_ends_before_it_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(GOOD + "  resources: {nodes: 2, gpus: 8}\n")
+    assert main(["run", "-f", str(path), "--workdir", str(tmp_path / "work")]) == 64
+    assert "StepDPOJob/train is stalled: NotSupported: training on 2 nodes × 8 GPUs" in capsys.readouterr().err
+
+
 def test_every_fault_of_an_object_is_named_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(changed("32", "0").replace("name: train", "name: Train"))

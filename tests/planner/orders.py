@@ -17,9 +17,12 @@ from world import TRAINING
 
 from psr_operator.api import PolicyServer, Resource
 from psr_operator.api.common import Condition, WorkStatus
+from psr_operator.api.run import ModelStatus
 from psr_operator.local.rehearsal import RESULTS
 from psr_operator.planner import plan
 from psr_operator.planner.plan import ExitClass, Observed, Phase, Server, ServerState, Workload, WorkloadState
+from psr_runtime.config import PruneStage
+from psr_runtime.errors import WEIGHTS_PRUNED as PRUNED
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PRESENT = 1
@@ -38,7 +41,7 @@ class Work(NamedTuple):
 
 
 class Serving(NamedTuple):
-    """A server whose processes exist: an index of `Orders.servers`; `loading`, `ready` or `stopping`."""
+    """A server whose processes exist: an index of `Orders.servers`; `loading`, `ready`, `failed` or `stopping`."""
 
     made: int
     phase: str
@@ -64,6 +67,7 @@ class State(NamedTuple):
     delays: int = 0
     crashes: int = 0
     losses: int = 0
+    switches: int = 0
 
 
 class Move(NamedTuple):
@@ -85,6 +89,12 @@ class Decision:
     server: int | None
 
 
+ACCURACY = {"m1": 0.5, "m2": 0.25, "m3": 0.5}
+"""Of each model: the best one so far is the first, then the last."""
+READING = ("search", "evaluate", "step-dpo")
+"""Stages that need the weights of their model, or a server that has them."""
+
+
 class Orders:
     """All states that a run can get into."""
 
@@ -97,6 +107,7 @@ class Orders:
         delays: int = 0,
         crashes: int = 0,
         losses: int = 0,
+        switches: int = 0,
     ) -> None:
         self.versions: list[Resource] = []
         self.workloads: list[Workload] = []
@@ -108,7 +119,7 @@ class Orders:
         self.root: Key = (run.kind, run.metadata.name)
         meta = run.metadata.model_copy(update={"uid": "run"})
         first = self._version(run.model_copy(update={"metadata": meta}))
-        self.first = State(((self.root, first),), (), (), None, failures, toggles, delays, crashes, losses)
+        self.first = State(((self.root, first),), (), (), None, failures, toggles, delays, crashes, losses, switches)
 
     # --- what can happen ---------------------------------------------------------------------------------------
 
@@ -120,6 +131,8 @@ class Orders:
             yield self._toggle(state)
         if state.losses:
             yield from self._lose(state)
+        if state.switches:
+            yield self._switch(state)
 
     def _plans(self, state: State) -> Iterator[Move]:
         if state.held is not None:
@@ -162,10 +175,18 @@ class Orders:
             elif not work.gone:
                 yield Move(f"{name} is gone", _put(state, index, work._replace(gone=True)))
         for name, serving in state.serving:
-            if serving.phase == "loading":
+            if serving.phase == "loading" and self.servers[serving.made].model.uri in self._gone(state):
+                yield Move(f"{name} misses weights", _serve(state, name, serving._replace(phase="failed")))
+            elif serving.phase == "loading":
                 yield Move(f"{name} gets ready", _serve(state, name, serving._replace(phase="ready")))
             elif serving.phase == "stopping":
                 yield Move(f"{name} is gone", _serve(state, name, None))
+
+    def _gone(self, state: State) -> set[str]:
+        """Models whose weights were removed."""
+        done = [self.workloads[work.made] for work in state.works if work.phase == "Succeeded"]
+        configurations = [item.configurations[0] for item in done]
+        return {config.models[0].uri for config in configurations if isinstance(config, PruneStage)}
 
     def _toggle(self, state: State) -> Move:
         """Suspend the run, or resume it."""
@@ -176,6 +197,15 @@ class Orders:
         after = self._set(state, self.root, self._version(_next_generation(changed)))
         name = "suspend" if suspend else "resume"
         return Move(name, after._replace(toggles=state.toggles - 1), good=not suspend)
+
+    def _switch(self, state: State) -> Move:
+        """Let weights go from now on, or keep them."""
+        run = self.versions[dict(state.objects)[self.root]]
+        retention = "Last" if run.spec.storage.retention == "All" else "All"
+        storage = run.spec.storage.model_copy(update={"retention": retention})
+        changed = run.model_copy(update={"spec": run.spec.model_copy(update={"storage": storage})})
+        after = self._set(state, self.root, self._version(_next_generation(changed)))
+        return Move(f"retention {retention}", after._replace(switches=state.switches - 1), good=False)
 
     def _lose(self, state: State) -> Iterator[Move]:
         """A status is lost: a backup without statuses is restored, say."""
@@ -284,6 +314,8 @@ class Orders:
         phase = Phase.FAILED if work.phase == "Stopping" else Phase(work.phase)
         output = workload.configurations[0].output
         result = {"output": output, "digest": f"sha256:{output}", **RESULTS[workload.stage]}
+        if workload.stage == "evaluate":
+            result["accuracy"] = ACCURACY[output.split("/")[-2]]
         return WorkloadState(
             workload.name,
             workload.attempt,
@@ -295,6 +327,8 @@ class Orders:
 
     def _server_state(self, serving: Serving) -> ServerState:
         server = self.servers[serving.made]
+        if serving.phase == "failed":
+            return ServerState(server.name, message=PRUNED, failed=True, reason="InputMissing")
         if serving.phase != "ready":
             return ServerState(server.name, message=serving.phase)
         digest = server.digest or f"sha256:{server.model.uri}"
@@ -317,6 +351,25 @@ class Orders:
     def training(self, state: State) -> list[str]:
         """Training Workloads that hold GPUs or wait for them."""
         return [item.name for item in self.live(state) if item.stage in TRAINING and item.gpus]
+
+    def pruned(self, state: State) -> set[str]:
+        """Models whose weights may be gone: a Workload that removes them was wanted."""
+        attempts = self.get(state, self.root).status.attempts
+        known = [key.removeprefix("prune-") for key, item in attempts.items() if key.startswith("prune-")]
+        return {f"s3://bucket/runs/default/run/{name}" for name in known}
+
+    def reading(self, state: State) -> list[tuple[str, str]]:
+        """Whoever may still read a model's weights, and the model: children that are not over, Workloads, servers."""
+        found = []
+        for key, version in state.objects:
+            item = self.versions[version]
+            if key[0] in ("PreferenceGeneration", "ModelEvaluation", "StepDPOJob"):
+                found += [] if item.status.holds("Ready") else [(item.ref, item.spec.model.uri)]
+        for workload in self.live(state):
+            if workload.stage in READING:
+                found.append((workload.name, workload.configurations[0].model.uri))  # type: ignore[attr-defined]
+        found += [(name, self.servers[serving.made].model.uri) for name, serving in state.serving]
+        return found
 
     def serving(self, state: State) -> list[str]:
         """Servers that hold GPUs or wait for them."""
@@ -343,6 +396,10 @@ def _next_generation(resource: Resource) -> Resource:
     return resource.model_copy(update={"metadata": meta.model_copy(update={"generation": meta.generation + 1})})
 
 
+def _bare(model: ModelStatus) -> ModelStatus:
+    return ModelStatus(name=model.name, uri=model.uri, digest=model.digest)
+
+
 def _without_times(resource: Resource) -> Resource:
     """The object without what no plan depends on: times, messages, reasons, the numbers of its generations.
 
@@ -351,7 +408,10 @@ def _without_times(resource: Resource) -> Resource:
     status, generation = resource.status, resource.metadata.generation
     observed = status.observed_generation == generation or resource.kind != "PolicyServer"
     told: dict[str, Any] = {
-        "conditions": [Condition(type=item.type, status=item.status, reason="") for item in status.conditions],
+        "conditions": [
+            Condition(type=item.type, status=item.status, reason="", message=item.message * (item.message == PRUNED))
+            for item in status.conditions
+        ],
         "observed_generation": PRESENT if observed else -1,
         "reason": "",
         "step": "",
@@ -363,6 +423,13 @@ def _without_times(resource: Resource) -> Resource:
             found = PRESENT if status.failure.generation == generation else -1
             told["failure"] = status.failure.model_copy(update={"message": "", "generation": found})
     if hasattr(status, "models"):
-        told["models"] = []
+        kept = resource.spec.storage.retention != "All"
+        told["models"] = [_bare(item) for item in status.models] if kept else []
+        told["unpruned"] = {
+            name: failure.model_copy(
+                update={"message": "", "generation": PRESENT if failure.generation == generation else -1}
+            )
+            for name, failure in status.unpruned.items()
+        }
     meta = resource.metadata.model_copy(update={"generation": PRESENT})
     return resource.model_copy(update={"status": status.model_copy(update=told), "metadata": meta})

@@ -25,10 +25,14 @@ class AnyOrder(RuleBasedStateMachine):
         self.world: World
 
     @initialize(
-        rounds=st.integers(1, 2), gpus=st.integers(0, 1), sft=st.booleans(), idle=st.sampled_from(["Release", "Keep"])
+        rounds=st.integers(1, 2),
+        gpus=st.integers(0, 1),
+        sft=st.booleans(),
+        idle=st.sampled_from(["Release", "Keep"]),
+        retention=st.sampled_from(["All", "Last", "Best"]),
     )
-    def begin(self, rounds: int, gpus: int, sft: bool, idle: str) -> None:
-        manifest = run_of(rounds, gpus=gpus, sft=sft, idle=idle, retries=RETRIES, searchShards=2)
+    def begin(self, rounds: int, gpus: int, sft: bool, idle: str, retention: str) -> None:
+        manifest = run_of(rounds, gpus=gpus, sft=sft, idle=idle, retention=retention, retries=RETRIES, searchShards=2)
         self.world = World(Path(self._folder.name), manifest)
 
     def _pick(self, data: st.DataObject, phases: tuple[Phase, ...]) -> str | None:
@@ -120,6 +124,22 @@ class AnyOrder(RuleBasedStateMachine):
         server = self.world.node.servers.get("run-server")
         serving = server is not None and not server.gone and self.world.root.spec.server.resources.gpus > 0
         assert not (training and serving), training
+
+    @invariant()
+    def nobody_reads_weights_that_were_let_go(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        let_go = {model.uri for model in self.world.root.status.models if model.weights != "Kept"}
+        for workload in self.world.node.live:
+            if workload.stage in ("search", "evaluate", "step-dpo"):
+                assert workload.configurations[0].model.uri not in let_go, workload.name  # type: ignore[attr-defined]
+        for server in self.world.node.server_specs.values():
+            assert server.model.uri not in let_go
+
+    @rule(retention=st.sampled_from(["All", "Last", "Best"]))
+    def other_weights_are_to_stay(self, retention: str) -> None:
+        storage = self.world.objects[0].spec.storage.model_copy(update={"retention": retention})
+        self.world.change(storage=storage)
 
     @invariant()
     def conditions_are_a_row_of_the_table(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 from orders import Move, Orders, State
 from world import run_of
 
-from psr_operator.planner import leaves, run, server
+from psr_operator.planner import leaves, retention, run, server
 
 RETRIES = {"backoffLimit": 1, "maxDisruptions": 3, "backoffSeconds": 0}
 
@@ -57,6 +57,9 @@ class Explored:
         orders = self.orders
         if not self.lossy and (serving := orders.serving(state)) and (training := orders.training(state)):
             raise AssertionError(f"{serving} and {training} want GPUs together:{self.story(state)}")
+        pruned = orders.pruned(state)
+        if not self.lossy and (late := [name for name, model in orders.reading(state) if model in pruned]):
+            raise AssertionError(f"{late} may read weights that were let go:{self.story(state)}")
         owners = Counter(work.owner for work in state.works if not work.gone)
         if any(count > 1 for count in owners.values()):
             raise AssertionError(f"two live attempts: {owners}{self.story(state)}")
@@ -96,13 +99,25 @@ class Explored:
         assert lost is None, f"it never ends from here on:{self.story(lost) if lost else ''}"
 
 
-def explore(rounds: int, *, gpus: int, sft: bool, idle: str, **against: int) -> Explored:
+def explore(
+    rounds: int,
+    *,
+    gpus: int,
+    sft: bool,
+    idle: str,
+    retention: str = "All",
+    evaluated: bool = True,
+    **against: int,
+) -> Explored:
     """All orders of a small run.
 
     Raises:
         AssertionError: with the shortest way to a state in which a rule does not hold.
     """
-    return Explored(Orders(run_of(rounds, gpus=gpus, sft=sft, idle=idle, retries=RETRIES), **against))
+    found = run_of(rounds, gpus=gpus, sft=sft, idle=idle, retention=retention, retries=RETRIES)
+    if not evaluated:
+        found = found.model_copy(update={"spec": found.spec.model_copy(update={"evaluations": []})})
+    return Explored(Orders(found, **against))
 
 
 @pytest.mark.parametrize("idle", ["Release", "Keep"])
@@ -135,11 +150,52 @@ def test_runs_that_are_suspended_and_resumed() -> None:
     assert len(found.reached) > 45_000
 
 
+@pytest.mark.parametrize("retention", ["All", "Last"])
 @pytest.mark.parametrize("gpus", [0, 1])
-def test_runs_that_lose_a_status(gpus: int) -> None:
-    found = explore(1, gpus=gpus, sft=True, idle="Release", losses=1)
+def test_runs_that_lose_a_status(gpus: int, retention: str) -> None:
+    """A model whose weights are gone is asked for again, cannot be served, and need not be."""
+    found = explore(1, gpus=gpus, sft=True, idle="Release", retention=retention, losses=1)
     found.check_ends()
     assert len(found.reached) > 1000
+    ends = [found.orders.get(state, found.orders.root) for state in found.still]
+    assert all(run.status.holds("Ready") for run in ends)
+
+
+@pytest.mark.parametrize(("retention", "least"), [("Last", 8000), ("Best", 2000)], ids=["Last", "Best"])
+@pytest.mark.parametrize(("gpus", "idle"), [(0, "Keep"), (1, "Release")])
+def test_runs_whose_weights_go(gpus: int, idle: str, retention: str, least: int) -> None:
+    """Whoever reads a model has ended before its weights go, and comes never again."""
+    found = explore(2, gpus=gpus, sft=True, idle=idle, retention=retention, crashes=1)
+    found.check_ends()
+    assert len(found.reached) > least
+
+
+@pytest.mark.parametrize(("gpus", "idle"), [(0, "Keep"), (1, "Release")])
+def test_runs_whose_weights_go_late(gpus: int, idle: str) -> None:
+    found = explore(1, gpus=gpus, sft=True, idle=idle, retention="Last", delays=1, crashes=1)
+    found.check_ends()
+    assert len(found.reached) > 5000
+
+
+def test_runs_whose_weights_go_while_something_fails() -> None:
+    found = explore(1, gpus=1, sft=True, idle="Release", retention="Last", failures=1)
+    found.check_ends()
+    assert len(found.reached) > 8000
+    models = [found.orders.get(state, found.orders.root).status.unpruned for state in found.reached]
+    assert any(models), "a removal fails for good somewhere"
+
+
+@pytest.mark.parametrize(("gpus", "idle"), [(0, "Keep"), (1, "Release")])
+def test_runs_whose_weights_go_while_they_are_suspended(gpus: int, idle: str) -> None:
+    found = explore(1, gpus=gpus, sft=True, idle=idle, retention="Last", evaluated=False, toggles=2)
+    found.check_ends()
+    assert len(found.reached) > 2000
+
+
+def test_runs_that_are_told_to_let_weights_go_and_to_keep_them() -> None:
+    found = explore(1, gpus=0, sft=True, idle="Release", switches=2)
+    found.check_ends()
+    assert len(found.reached) > 2000
 
 
 def test_a_broken_rule_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,6 +203,14 @@ def test_a_broken_rule_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leaves, "_until_released", lambda *_: None)
     with pytest.raises(AssertionError, match="want GPUs together"):
         explore(1, gpus=1, sft=False, idle="Release")
+
+
+@pytest.mark.parametrize("rule", ["serving", "_unread"])
+def test_a_reader_without_weights_is_found(monkeypatch: pytest.MonkeyPatch, rule: str) -> None:
+    """Removals that do not wait for the server to let go, or take a stalled evaluation for one that is done."""
+    monkeypatch.setattr(retention, rule, lambda *_: rule == "_unread" or None)
+    with pytest.raises(AssertionError, match="may read weights that were let go"):
+        explore(1, gpus=0, sft=True, idle="Keep", retention="Last", failures=1)
 
 
 def test_a_deadlock_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

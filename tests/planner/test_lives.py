@@ -187,6 +187,22 @@ def test_life_of_a_job(life: str, tmp_path: Path) -> None:
         assert world.root.status.observed_generation == world.root.metadata.generation, what
 
 
+@pytest.mark.parametrize(
+    ("resources", "named"), [({"gpus": 8}, "1 nodes × 8 GPUs"), ({"nodes": 2, "gpus": 1}, "2 nodes × 1 GPUs")]
+)
+@pytest.mark.parametrize("kind", ["StepDPOJob", "SFTJob"])
+def test_training_that_would_leave_gpus_idle_is_refused(
+    tmp_path: Path, kind: str, resources: dict[str, int], named: str
+) -> None:
+    data = JOB if kind == "StepDPOJob" else {"model": MODEL, "storage": STORAGE, "ift": "s3://bucket/ift.jsonl"}
+    world = World(tmp_path, resource(kind, **data, resources=resources))
+    assert world.standing() == ("Stalled", "NotSupported")
+    assert f"training on {named} is not built yet" in world.root.status.conditions[0].message
+    assert world.node.order == []
+    world.change(resources=world.root.spec.resources.model_copy(update={"gpus": 1, "nodes": 1}))
+    assert world.standing() == ("Reconciling", "Pending")
+
+
 def test_rerun_writes_to_a_folder_of_its_own(tmp_path: Path) -> None:
     world = World(tmp_path, resource("StepDPOJob", **JOB))
     succeed("it-a1")(world)
@@ -330,7 +346,7 @@ def test_a_round_alone_brings_its_own_server_and_lets_it_go_for_training(tmp_pat
             problems="s3://bucket/problems.jsonl",
             questions={"count": 10},
             storage=STORAGE,
-            trainingResources={"gpus": 8},
+            trainingResources={"gpus": 1},
             server={"inline": {"resources": {"gpus": 8}}},
         ),
     )

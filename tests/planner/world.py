@@ -12,6 +12,8 @@ from psr_operator.conditions import Transition
 from psr_operator.local.executor import Executor
 from psr_operator.local.rehearsal import RESULTS
 from psr_operator.planner.plan import ExitClass, Phase, Server, ServerState, Workload, WorkloadState
+from psr_runtime.config import PruneStage
+from psr_runtime.errors import WEIGHTS_PRUNED
 
 TRAINING = ("sft", "step-dpo")
 
@@ -25,6 +27,10 @@ class ScriptedNode:
         self.order: list[str] = []
         self.servers: dict[str, ServerState] = {}
         self.server_specs: dict[str, Server] = {}
+        self.results: dict[str, dict[str, Any]] = {}
+        """Of Workloads of these names, what their results say."""
+        self.pruned: set[str] = set()
+        """Models whose weights are gone."""
 
     def run(self, workload: Workload) -> None:
         assert workload.name not in self.specs, f"{workload.name} was made twice"
@@ -73,10 +79,14 @@ class ScriptedNode:
 
     def succeed(self, name: str) -> None:
         workload = self.specs[name]
+        for config in workload.configurations:
+            if isinstance(config, PruneStage):
+                self.pruned |= {model.uri for model in config.models}
         result = {
             "output": workload.configurations[0].output,
             "digest": f"sha256:{workload.configurations[0].output}",
             **RESULTS[workload.stage],
+            **self.results.get(name, {}),
         }
         self.workloads[name] = replace(self.workloads[name], phase=Phase.SUCCEEDED, result=result, gone=True)
 
@@ -93,8 +103,12 @@ class ScriptedNode:
         del self.workloads[name]
 
     def ready(self, name: str) -> None:
-        """The server proves that it serves what is wanted now."""
+        """The server proves that it serves what is wanted now, unless the weights of that are gone."""
         spec = self.server_specs[name]
+        if spec.model.uri in self.pruned:
+            message = f"{spec.model.uri}: its {WEIGHTS_PRUNED} Last"
+            self.servers[name] = ServerState(name, message=message, failed=True, reason="InputMissing")
+            return
         digest = spec.digest or f"sha256:{spec.model.uri}"
         self.servers[name] = ServerState(name, ("http://server:8000",), ready=spec.model.uri, digest=digest)
 
@@ -146,10 +160,20 @@ class World:
         shown = next((item for item in conditions if item.status == "True"), conditions[0])
         return shown.type if shown.status == "True" else "Idle", shown.reason
 
-    def step(self) -> bool:
-        """Let one thing go well: a workload starts, succeeds or ends, a server gets ready or goes. False: all still."""
+    def delete(self, kind: str, name: str) -> None:
+        """Somebody deletes an object."""
+        self.get(kind, name)
+        del self.executor.store._objects[kind, name]
+        self.settle()
+
+    def step(self, but: str = "") -> bool:
+        """Let one thing go well: a workload starts, succeeds or ends, a server gets ready or goes. False: all still.
+
+        Args:
+            but: a workload that is left as it is.
+        """
         for name, state in self.node.workloads.items():
-            if state.gone:
+            if state.gone or name == but:
                 continue
             if state.phase is Phase.PENDING:
                 self.node.start(name)
@@ -165,7 +189,7 @@ class World:
                     self.node.gone(name)
                     self.settle()
                     return True
-            elif server.ready is None:
+            elif server.ready is None and not server.failed:
                 self.node.ready(name)
                 self.settle()
                 return True
@@ -193,7 +217,15 @@ def resource(kind: str, name: str = "it", **spec: Any) -> Resource:
     )
 
 
-def run_of(rounds: int = 2, *, gpus: int = 1, sft: bool = True, idle: str | None = "Release", **spec: Any) -> Resource:
+def run_of(
+    rounds: int = 2,
+    *,
+    gpus: int = 1,
+    sft: bool = True,
+    idle: str | None = "Release",
+    retention: str = "All",
+    **spec: Any,
+) -> Resource:
     """A SelfRewardRun on GPUs."""
     return resource(
         "SelfRewardRun",
@@ -203,7 +235,7 @@ def run_of(rounds: int = 2, *, gpus: int = 1, sft: bool = True, idle: str | None
         problems="s3://bucket/problems.jsonl",
         iterations=[{"questions": 400 * (number + 1)} for number in range(rounds)],
         evaluations=[{"name": "gsm8k", "problems": "s3://bucket/gsm8k.jsonl"}],
-        storage=STORAGE,
+        storage={**STORAGE, "retention": retention},
         trainingResources={"gpus": gpus},
         server={"idle": idle, "resources": {"gpus": gpus}} if idle else {"resources": {"gpus": gpus}},
         **spec,

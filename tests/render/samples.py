@@ -163,7 +163,7 @@ def samples() -> dict[str, Sample]:
     )
     report = ReportStage.model_validate({"title": "Loop", "models": [], "output": f"{ROOT}/report/m2"})
     queued = Placement(resources=GPUS, storage=S3, ttl_seconds=3600, labels=QUEUE, annotations=TOPOLOGY, image="mine:1")
-    team = StorageSpec(uri="s3://models/psr", service_account_name="psr-storage")
+    team = StorageSpec(uri="s3://models/psr", service_account_name="psr-storage", ca_secret="s3-ca", path_style=True)
     return {
         "sft": Sample(workload("sft", sft, placement=Placement(resources=GPUS, storage=S3)), owner("SFTJob", "loop")),
         "step-dpo": Sample(workload("step-dpo", dpo, placement=queued), owner("StepDPOJob", "loop")),

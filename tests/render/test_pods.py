@@ -33,7 +33,7 @@ SERVER_OWNER = owner("PolicyServer", "loop-server")
 
 def placed(placement: Placement) -> list[dict[str, Any]]:
     """Pod templates of a stage and of a server with this placement."""
-    stage = replace(SAMPLES["evaluate"].wanted, placement=placement)
+    stage = replace(SAMPLES["merge"].wanted, placement=placement)
     found = [*Sample(stage, owner("ModelEvaluation", "test")).render(), *server_objects(placement)]
     return [item["spec"]["template"] for item in found if "template" in item.get("spec", {})]
 
@@ -64,7 +64,7 @@ def test_labels_and_annotations_of_the_owner_are_passed_on_and_never_win() -> No
     theirs = {"app.kubernetes.io/managed-by": "Helm", LABEL_UID: "other", "psr.dev/invented": "1", "team": "reasoning"}
     noted = {"psr.dev/revision": "99", "psr.dev/server-hash": "other", "kueue.x-k8s.io/x": "1"}
     placement = Placement(labels=theirs, annotations=noted)
-    wanted = replace(SAMPLES["evaluate"].wanted, placement=placement)
+    wanted = replace(SAMPLES["merge"].wanted, placement=placement)
     (deployment,) = (item for item in server_objects(placement) if item["kind"] == "Deployment")
     for item in (job(wanted, SERVER_OWNER, SETTINGS), deployment):
         for holder in (item["metadata"], item["spec"]["template"]["metadata"]):
@@ -133,7 +133,7 @@ def test_the_pods_own_volumes_are_not_overridden(fields: dict[str, Any], reason:
     placement = Placement(storage=ON_VOLUME, pod=overrides(**fields))
     for render in (
         lambda: server_objects(placement),
-        lambda: job(replace(SAMPLES["evaluate"].wanted, placement=placement), SERVER_OWNER, SETTINGS),
+        lambda: job(replace(SAMPLES["merge"].wanted, placement=placement), SERVER_OWNER, SETTINGS),
     ):
         with pytest.raises(RenderError) as caught:
             render()
@@ -144,7 +144,7 @@ def test_a_servers_configuration_is_not_hidden_and_a_stage_has_none() -> None:
     placement = Placement(pod=overrides(volumeMounts=[{"name": "mine", "mountPath": "/etc/psr"}]))
     with pytest.raises(RenderError, match="/etc/psr"):
         server_objects(placement)
-    job(replace(SAMPLES["evaluate"].wanted, placement=placement), SERVER_OWNER, SETTINGS)
+    job(replace(SAMPLES["merge"].wanted, placement=placement), SERVER_OWNER, SETTINGS)
 
 
 @pytest.mark.parametrize("path", ["/tmp", "/cache", "/dev/shm", "/scratch/data"])

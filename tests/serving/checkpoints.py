@@ -112,3 +112,28 @@ def checkpoint(place: Path, model: Any, parent: Any | None, *, marks: Any = None
     )
     shutil.rmtree(work)
     return uri
+
+
+def publish_checkpoint(storage: Storage, uri: str, work: Path, model: Any, parent: Any | None) -> str:
+    """Publish a checkpoint at `uri`, with its weights under `serving/`; its digest.
+
+    Args:
+        work: a folder for its files; what is there already is part of it.
+        parent: parent of the fingerprint.
+    """
+    write_folder(model, work / "serving")
+    (work / "fingerprint.json").write_text(fingerprint(model, parent).model_dump_json())
+    manifest = publish(
+        storage,
+        uri,
+        work,
+        stage="sft",
+        schema_version=1,
+        digest=f"sha256:{work.name}",
+        inputs={},
+        configuration={},
+        versions={},
+        metadata={"layout": {"training": "serving", "serving": "serving"}},
+        result={},
+    )
+    return manifest.identity

@@ -136,7 +136,7 @@ def test_what_is_no_json_is_refused(run: Run) -> None:
     assert (ended.code, "the document: Invalid JSON" in ended.err) == (64, True)
 
 
-@pytest.mark.parametrize("name", ["sft", "search", "merge", "step-dpo", "evaluate", "report"])
+@pytest.mark.parametrize("name", ["sft", "search", "merge", "step-dpo", "evaluate", "report", "prune"])
 def test_every_stage_checks_its_configuration_first(run: Run, name: str) -> None:
     ended = run({"output": "file:///nowhere/out", "training": {"epochs": 0}}, name=name)
     assert ended.code == 64
@@ -158,6 +158,22 @@ def test_the_first_owner_of_a_prefix_keeps_it(run: Run, config: Config, tmp_path
     assert "lab/first (uid uid-1)" in ended.err
     assert contents(tmp_path / "out") == before
     assert json.loads((tmp_path / "owner.json").read_text()) == {"uid": "uid-1", "name": "lab/first"}
+
+
+def test_an_output_in_somebody_elses_prefix_is_refused(run: Run, config: Config, tmp_path: Path) -> None:
+    """A claim of one's own elsewhere does not help: `output` may be named by hand."""
+    theirs = {"uri": file_uri(tmp_path / "theirs"), "uid": "uid-1", "name": "lab/first"}
+    mine = {"uri": file_uri(tmp_path / "mine"), "uid": "uid-2", "name": "other/second"}
+    place = file_uri(tmp_path / "theirs" / "m1" / "deeper")
+    assert run(config, owner=theirs, output=place).code == 0
+    before = contents(tmp_path / "theirs")
+    for output in (place, file_uri(tmp_path / "theirs" / "m2"), file_uri(tmp_path / "theirs")):
+        ended = run(config, owner=mine, output=output)
+        assert ended.code == 65
+        assert "StorageInUse" in ended.err
+        assert "lab/first (uid uid-1)" in ended.err
+    assert contents(tmp_path / "theirs") == before
+    assert run(config, owner=mine, output=file_uri(tmp_path / "nobodys")).code == 0
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"uid": "uid-1"}', "null"])

@@ -22,7 +22,7 @@ from psr_runtime.storage import Storage, file_uri
 MODEL = {"uri": "file:///m", "weights": "Pretrained", "chatTemplate": "{{ messages }}"}
 PROMPTS = {"solve": "{problem}", "judge": "{Step A}{Step B}", "systemMessage": "be brief"}
 SERVER = {"urls": ["http://127.0.0.1:8000"], "modelDigest": "sha256:0", "readySeconds": 5}
-COMMON = {
+COMMON: dict[str, Any] = {
     "output": "file:///out",
     "storage": {"endpoint": "http://127.0.0.1:9000", "region": "here"},
     "owner": {"uri": "file:///runs", "uid": "1", "name": "a/b"},
@@ -50,6 +50,11 @@ STAGE_DOCUMENTS: dict[str, dict[str, Any]] = {
                 "evaluations": [{"name": "test", "uri": "file:///v"}],
             }
         ],
+    },
+    "prune": {
+        "owner": COMMON["owner"] | {"uri": "file:///other/runs"},
+        "models": [{"uri": "file:///other/runs/m1", "digest": "sha256:0"}],
+        "retention": "Last",
     },
 }
 """One configuration a stage with every optional field set."""
@@ -98,7 +103,8 @@ def values_for(stage: str) -> list[Any]:
     """Values of which at least one fits any field, and differs from what stands in `BASE`."""
     enumerated = sorted(set(words_of(STAGES[stage].config.model_json_schema())))
     plain = [True, False, 0, 1, 2, 7, 17, 0.25, 0.75, 1e-4, "x", "other", "M7", "file:///other", "http://other:1"]
-    return [*enumerated, *plain, ["file:///x", "file:///y"], ["http://other:1"], None]
+    below = "file:///other/runs/m2"  # what `file:///other` owns
+    return [*enumerated, *plain, below, ["file:///x", "file:///y"], ["http://other:1"], None]
 
 
 @cache

@@ -127,6 +127,11 @@ class StorageSpec(StorageAccess):
     service_account_name: DNSName | None = operation(
         None, description="Service account whose cloud identity reaches the storage."
     )
+    ca_secret: DNSName | None = operation(
+        None,
+        description="Secret whose key ca.crt holds the certificates (PEM) that S3 clients trust, instead of the "
+        "image's. `psr run` takes the file that AWS_CA_BUNDLE names.",
+    )
 
     @model_validator(mode="after")
     def _under_the_volume(self) -> StorageSpec:
@@ -136,7 +141,7 @@ class StorageSpec(StorageAccess):
 
     def access(self) -> StorageAccess:
         """How stages reach the storage."""
-        return StorageAccess(endpoint=self.endpoint, region=self.region)
+        return StorageAccess(endpoint=self.endpoint, region=self.region, path_style=self.path_style)
 
 
 def _below(uri: str, mount: str) -> bool:
@@ -153,6 +158,12 @@ class Resources(Words):
     shared_memory: Quantity | None = operation(
         None, description="Size of /dev/shm, counted as memory. Unset: as much as the memory allows."
     )
+
+
+class TrainingResources(Resources):
+    """Hardware of one training."""
+
+    nodes: int = operation(1, ge=1, le=64, description="Pods of one training, each with `gpus` devices.")
 
 
 class Retries(Words):
@@ -231,8 +242,8 @@ class Failure(Words):
 class WorkStatus(Status):
     """Status of a kind that makes attempts."""
 
-    attempts: dict[Label, Attempts] = Field(default={}, max_length=66, description="Attempts by step.")
-    done: dict[Label, Result] = Field(default={}, max_length=66, description="Result of each finished step.")
+    attempts: dict[Label, Attempts] = Field(default={}, max_length=132, description="Attempts by step.")
+    done: dict[Label, Result] = Field(default={}, max_length=132, description="Result of each finished step.")
     failure: Failure | None = Field(None, description="Why it is Stalled; unset while it is not.")
     rerun: Label | None = Field(None, description="The rerun token that `done` belongs to.")
     running_since: float | None = Field(

@@ -53,6 +53,10 @@ TWINS = {
         "has(self.ift) || has(self.eft)",
         "there is nothing to train on: give ift, eft or both",
     ),
+    "SelfRewardRunSpec._best_is_measured": (
+        "self.storage.retention != 'Best' || self.evaluations.size() > 0",
+        "storage.retention: Best needs an evaluation that tells which model is the best; give one, or take Last",
+    ),
     "ServerChoice._one_of": (
         "has(self.ref) != has(self.inline)",
         "give either ref, the name of a PolicyServer, or inline, a server of this object's own",

@@ -6,7 +6,16 @@ from typing import Literal
 
 from pydantic import Field
 
-from psr_operator.api.common import Label, Place, Resource, Resources, Status, StorageSpec, Upkeep
+from psr_operator.api.common import (
+    Label,
+    Place,
+    Resource,
+    Resources,
+    Status,
+    StorageSpec,
+    TrainingResources,
+    Upkeep,
+)
 from psr_operator.api.pod import PodOverrides
 from psr_operator.api.server import ServerChoice
 from psr_runtime.config import (
@@ -38,7 +47,7 @@ class Loop(Upkeep):
     storage: StorageSpec = method(description="Where artefacts go.")
     search_shards: int = operation(1, ge=1, le=1024, description="Pods that share a round's problems.")
     search_resources: Resources = operation(Resources(), description="Hardware of searching and evaluating pods.")
-    training_resources: Resources = operation(Resources(), description="Hardware of training pods.")
+    training_resources: TrainingResources = operation(TrainingResources(), description="Hardware of training pods.")
     search_pod: PodOverrides | None = operation(None, description="Merged into searching and evaluating pods.")
     training_pod: PodOverrides | None = operation(None, description="Merged into training pods.")
 

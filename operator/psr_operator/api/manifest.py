@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
 from ruamel.yaml.error import YAMLError
 
 from psr_operator.api import KINDS, Resource
 from psr_operator.api.common import ApiVersion
 from psr_operator.api.kubectl_yaml import reader
+
+M = TypeVar("M", bound=BaseModel)
 
 NAME_LENGTH = 40
 """Longest name of an object that a user makes; children's names are longer."""
@@ -44,7 +46,23 @@ def load_manifests(paths: Sequence[Path]) -> list[Resource]:
     return objects
 
 
-def _load(path: Path) -> Iterator[Resource]:
+def load_words(path: Path, kind: type[M]) -> M:
+    """One YAML document that is no object of the API, a file of settings say.
+
+    Raises:
+        ManifestError: the file cannot be read, is not one YAML map, or a field of it is wrong.
+    """
+    documents = _documents(path)
+    if len(documents) != 1 or not isinstance(documents[0], CommentedMap):
+        raise ManifestError(f"{path}: expected one YAML document with {', '.join(kind.model_fields)}")
+    try:
+        return kind.model_validate(_plain(documents[0]))
+    except ValidationError as error:
+        raise _faults(path, documents[0], error) from error
+
+
+def _documents(path: Path) -> list[Any]:
+    """The YAML documents of a file that are not empty."""
     try:
         text = path.read_text(encoding="utf-8")
         documents = list(reader().load_all(text))
@@ -56,7 +74,11 @@ def _load(path: Path) -> Iterator[Resource]:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
         raise ManifestError(f"{path}{line}: {getattr(error, 'problem', None) or error}") from error
-    documents = [document for document in documents if document is not None]
+    return [document for document in documents if document is not None]
+
+
+def _load(path: Path) -> Iterator[Resource]:
+    documents = _documents(path)
     if not documents:
         raise ManifestError(f"{path}: holds no object")
     for document in documents:
@@ -81,17 +103,22 @@ def _parse(path: Path, document: Any) -> Resource:
             _plain({key: value for key, value in document.items() if key != "status"})
         )
     except ValidationError as error:
-        faults = []
-        for fault in error.errors():
-            place = tuple(fault["loc"])
-            where = ".".join(str(part) for part in place) or "the object"
-            faults.append(f"{path}, line {_line(document, place)}: {where}: {_words(fault)}")
-        raise ManifestError("\n".join(faults)) from error
+        raise _faults(path, document, error) from error
     if len(resource.metadata.name) > NAME_LENGTH:
         raise ManifestError(
             f"{path}, line {_line(document, ('metadata', 'name'))}: metadata.name: at most {NAME_LENGTH} characters"
         )
     return resource
+
+
+def _faults(path: Path, document: CommentedMap, error: ValidationError) -> ManifestError:
+    """Every fault with file, line and field."""
+    faults = []
+    for fault in error.errors():
+        place = tuple(fault["loc"])
+        where = ".".join(str(part) for part in place) or "the object"
+        faults.append(f"{path}, line {_line(document, place)}: {where}: {_words(fault)}")
+    return ManifestError("\n".join(faults))
 
 
 def _words(fault: Any) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from psr_operator.api.common import Label, Resource, WorkStatus
+from psr_operator.api.common import Failure, Label, Resource, StorageSpec, WorkStatus
 from psr_operator.api.iteration import Loop
 from psr_operator.api.keyed import Keyed
 from psr_operator.api.server import ServerTemplate
@@ -43,6 +43,17 @@ class RunEvaluation(Words):
     required: bool = operation(False, description="Whether the run is Stalled when this evaluation is.")
 
 
+class RunStorage(StorageSpec):
+    """Where the artefacts of a run go, and which weights stay there."""
+
+    retention: Literal["All", "Last", "Best"] = operation(
+        "All",
+        description="Models that keep their weights. All: every one. Last: the newest; an earlier model's are removed "
+        "once nobody reads them any more. Best: also those of the best one, by accuracy on the first required "
+        "evaluation, else on the first. What is not weights stays; a model that the run did not make is never touched.",
+    )
+
+
 class RunReport(Words):
     """What the report says besides the numbers."""
 
@@ -67,6 +78,13 @@ class SelfRewardRunSpec(Loop):
     )
     report: RunReport = method(RunReport(), description="The report.")
     server: ServerTemplate = operation(ServerTemplate(), description="The run's one PolicyServer.")
+    storage: RunStorage = method(description="Where artefacts go, and which weights stay.")
+
+    @model_validator(mode="after")
+    def _best_is_measured(self) -> SelfRewardRunSpec:
+        if self.storage.retention == "Best" and not self.evaluations:
+            raise ValueError("storage.retention: Best needs an evaluation that tells which model is the best; give one")
+        return self
 
 
 class ModelStatus(Words):
@@ -78,6 +96,9 @@ class ModelStatus(Words):
     pairs: Uri | None = Field(None, description="URI of the pair set that this model generated.")
     pair_count: int | None = Field(None, description="Pairs in it.")
     accuracy: dict[Label, float] = Field(default={}, max_length=16, description="Accuracy by evaluation.")
+    weights: Literal["Kept", "Pruning", "Pruned"] = Field(
+        "Kept", description="Whether its weights are there. Pruning: their removal was begun."
+    )
 
 
 class SelfRewardRunStatus(WorkStatus):
@@ -85,6 +106,9 @@ class SelfRewardRunStatus(WorkStatus):
 
     models: Annotated[list[ModelStatus], Keyed("name")] = Field(
         default=[], max_length=66, description="M1, M2, … as far as they are made."
+    )
+    unpruned: dict[Label, Failure] = Field(
+        default={}, max_length=66, description="Why weights that retention lets go are there, by model."
     )
 
 

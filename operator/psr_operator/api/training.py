@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from psr_operator.api.common import Resource, Work, WorkStatus
+from psr_operator.api.common import Resource, TrainingResources, Work, WorkStatus
 from psr_runtime.config import ChildName, SFTMethod, StepDPOMethod, operation
 
 
 class Training(Work):
     """What training jobs have besides their method."""
 
+    resources: TrainingResources = operation(TrainingResources(), description="Hardware of the training pods.")
     after_release: ChildName | None = operation(
         None, description="Name of a PolicyServer; training starts once it holds no GPUs. Set by the parent."
     )

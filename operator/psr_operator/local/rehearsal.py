@@ -14,6 +14,7 @@ RESULTS: dict[str, dict[str, Any]] = {
     "step-dpo": {"updates": 0},
     "evaluate": {"accuracy": 0.0, "problems": 0},
     "report": {},
+    "prune": {"files": 0, "bytes": 0},
 }
 """What the planner reads of each stage's result."""
 

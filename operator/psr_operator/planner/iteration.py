@@ -63,6 +63,7 @@ def _standing(
 
 
 AT_WORK = "its children are at work"
+SUSPENDED = Standing(State.SUSPENDED, "Suspended", "suspended; set suspend: false to go on")
 
 
 def _tells(child: Resource, ready: Condition) -> bool:
@@ -76,7 +77,7 @@ def child_standing(child: Resource | None, doing: str, suspend: bool) -> Standin
     """How a parent stands whose present child is `child` (None: not made yet)."""
     if child is None:
         if suspend:
-            return Standing(State.SUSPENDED, "Suspended", "suspended; set suspend: false to go on")
+            return SUSPENDED
         return Standing(State.WORKING, doing, AT_WORK)
     ready = child.status.condition("Ready")
     message = AT_WORK
@@ -85,7 +86,7 @@ def child_standing(child: Resource | None, doing: str, suspend: bool) -> Standin
     if child.status.holds("Stalled") and ready is not None:
         return Standing(State.FAILED, ready.reason, message)
     if suspend:
-        return Standing(State.SUSPENDED, "Suspended", "suspended; set suspend: false to go on")
+        return SUSPENDED
     return Standing(State.WORKING, doing, message)
 
 

@@ -8,11 +8,11 @@ from datetime import datetime
 from typing import Any
 
 from psr_operator.api import ModelEvaluation, PolicyServer, PreferenceGeneration, Resource, SFTJob, StepDPOJob
-from psr_operator.api.common import Upkeep, Work
+from psr_operator.api.common import TrainingResources, Upkeep, Work
 from psr_operator.conditions import Standing, State
-from psr_operator.planner.placement import placement
+from psr_operator.planner.placement import placement, storage_of
 from psr_operator.planner.plan import Observed, Placement, Plan
-from psr_operator.planner.server import own_server
+from psr_operator.planner.server import misses_pruned, own_server
 from psr_operator.planner.stage import Life, Step, plan_life
 from psr_runtime.config import (
     Endpoint,
@@ -47,7 +47,7 @@ def plan_step_dpo(job: StepDPOJob, observed: Observed, now: datetime) -> Plan:
 def _plan_training(
     job: SFTJob | StepDPOJob, stage: str, configuration: StageConfig, observed: Observed, now: datetime
 ) -> Plan:
-    waits = _until_released(observed, job.spec.after_release, job.spec.resources.gpus)
+    waits = _too_large(job.spec.resources) or _until_released(observed, job.spec.after_release, job.spec.resources.gpus)
     step = Step("train", stage, lambda _: (configuration,), "Training", placement_of(job), waits)
     return plan_life(
         _life(job, [step], lambda done: f"checkpoint after {done['train'].get('updates')} updates"), observed, now
@@ -129,7 +129,7 @@ def handed_down(parent: Resource) -> dict[str, Any]:
     """What a working child takes from its parent as it is: the claim, the storage, and how work is carried out."""
     spec = parent.spec
     upkeep = {name: getattr(spec, name) for name in Upkeep.model_fields}
-    return {"owner": owner_of(parent), "storage": spec.storage, **upkeep}
+    return {"owner": owner_of(parent), "storage": storage_of(parent), **upkeep}
 
 
 def placement_of(resource: Resource, *, gpus: bool = True) -> Placement:
@@ -174,6 +174,17 @@ def _life(resource: Resource, steps: list[Step], summary: Callable[[Results], st
     )
 
 
+def _too_large(resources: TrainingResources) -> Standing | None:
+    """Training uses one device of one node; what asks for more would hold GPUs that stay idle."""
+    if resources.nodes == 1 and resources.gpus <= 1:
+        return None
+    message = (
+        f"training on {resources.nodes} nodes × {resources.gpus} GPUs is not built yet; set nodes to 1 and gpus to 1, "
+        "or train elsewhere and give the checkpoint as model"
+    )
+    return Standing(State.FAILED, "NotSupported", message)
+
+
 def _until_released(observed: Observed, server: str | None, gpus: int) -> Standing | None:
     """Training with GPUs waits until the run's server holds none."""
     if server is None or gpus == 0:
@@ -198,9 +209,11 @@ def _server_of(
     """The endpoint to ask, and why it cannot be asked yet (None when it can)."""
     name = server_name(resource)
     peer = observed.peers.get(name) or observed.child("PolicyServer", name)
-    nobody = Endpoint(urls=["http://127.0.0.1:1"])
+    nobody = Endpoint(urls=["http://127.0.0.1:1"], ready_seconds=1)
     if not isinstance(peer, PolicyServer):
         return nobody, Standing(State.WORKING, "WaitingForServer", f"there is no PolicyServer/{name} yet")
+    if resource.spec.owner is not None and misses_pruned(peer, model.uri, resource.spec.owner.uri):
+        return nobody, None
     if peer.status.holds("Stalled"):
         stalled = next(item for item in peer.status.conditions if item.type == "Stalled")
         if resource.spec.server.inline is not None:

@@ -1,9 +1,12 @@
-"""SelfRewardRun: M0 → M1 → … → Mn on one server, evaluated model by model, reported at the end."""
+"""SelfRewardRun: M0 → M1 → … → Mn on one server, evaluated model by model, reported at the end.
+
+What is made stands in `made.py`; which weights go meanwhile, in `retention.py`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -18,140 +21,143 @@ from psr_operator.api import (
 from psr_operator.api.common import Resources
 from psr_operator.api.evaluation import ModelEvaluationSpec
 from psr_operator.api.iteration import Loop, SelfRewardIterationSpec
-from psr_operator.api.run import ModelStatus, RunEvaluation, SelfRewardRunStatus
+from psr_operator.api.run import RunEvaluation, SelfRewardRunStatus
 from psr_operator.api.server import ServerChoice
 from psr_operator.api.training import SFTJobSpec
-from psr_operator.conditions import Standing, stand, transition
-from psr_operator.planner.iteration import child_standing
+from psr_operator.conditions import Standing, State, Transition, stand, transition
+from psr_operator.planner import retention
+from psr_operator.planner.iteration import SUSPENDED, child_standing
 from psr_operator.planner.leaves import handed_down, owner_of, prefix_of
-from psr_operator.planner.names import child_name
-from psr_operator.planner.placement import placement
-from psr_operator.planner.plan import Observed, Plan
-from psr_operator.planner.server import Reader, child_meta, child_server, intent
-from psr_operator.planner.stage import Life, Step, live
-from psr_runtime.config import (
-    ModelSource,
-    Questions,
-    ReportedEvaluation,
-    ReportedModel,
-    ReportStage,
-    StageConfig,
+from psr_operator.planner.made import (
+    Model,
+    evaluation_name,
+    evaluation_output,
+    evaluations,
+    iteration_name,
+    let_go,
+    made_models,
+    model_status,
+    over,
+    reported,
+    server_name,
+    sft_name,
+    was_made,
 )
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model of the run that exists: its number i of M(i), source and digest (None for one made elsewhere)."""
-
-    number: int
-    source: ModelSource
-    digest: str | None
-
-    @property
-    def name(self) -> str:
-        return f"M{self.number}"
+from psr_operator.planner.names import child_name
+from psr_operator.planner.placement import placement, storage_of
+from psr_operator.planner.plan import Observed, Plan
+from psr_operator.planner.server import Reader, child_meta, child_server, intent, misses_pruned
+from psr_operator.planner.stage import Life, Moment, Step, live
+from psr_runtime.config import Questions, ReportStage, StageConfig
 
 
 def plan_run(run: SelfRewardRun, observed: Observed, now: datetime) -> Plan:
     """Children for every model that exists, a server for whoever reads, the report when all is done."""
-    models = _models(run, observed)
-    children: list[Resource] = []
-    if run.spec.sft is not None:
-        children.append(_sft(run))
-    for model in models:
-        children += [_evaluation(run, model, item) for item in run.spec.evaluations]
-        if model.number <= len(run.spec.iterations):
-            children.append(_iteration(run, model))
-    children += _server(run, observed, models)
-
-    standing = _standing(run, observed, models)
-    status: SelfRewardRunStatus = run.status
-    moment = None
-    if standing is None:
-        moment = live(_report(run, observed, models), observed, now)
-        status, standing = moment.status, moment.standing  # type: ignore[assignment]
+    models = made_models(run, observed)
+    moment = _own_work(run, observed, models, _standing(run, observed, models), now)
+    standing, status = moment.standing, moment.status
+    assert isinstance(status, SelfRewardRunStatus)
+    seen = run.model_copy(update={"status": status})
     status = status.model_copy(
         update={
             **stand(standing, run, now),
-            "models": [_model_status(run, observed, model) for model in models],
+            "models": [model_status(seen, observed, model) for model in models],
             "step": f"{models[-1].name if models else 'M0'} {standing.reason}",
             "progress": _progress(run, models),
         }
     )
     return Plan(
         status=status,
-        children=tuple(children),
-        workloads=(moment.workload,) if moment is not None and moment.workload is not None else (),
-        stop=moment.stop if moment is not None else (),
-        transition=transition(run, standing),
-        again_after=moment.again_after if moment is not None else None,
+        children=(*_children(run, observed, models), *_server(run, observed, models)),
+        workloads=(moment.workload,) if moment.workload is not None else (),
+        stop=moment.stop,
+        transition=transition(run, standing) or _unpruned(run, status),
+        again_after=moment.again_after,
     )
 
 
-# --- what exists -------------------------------------------------------------------------------------------
+def _own_work(
+    run: SelfRewardRun, observed: Observed, models: Sequence[Model], standing: Standing | None, now: datetime
+) -> Moment:
+    """The run's own work, one Workload at a time: removals of weights beside the rounds, the report at the end.
+
+    What was begun goes on; then the report comes before further removals. The run is Ready when both are done, or
+    when what is left of removals has failed for good.
+
+    Args:
+        standing: how the run stands on its children; None when only its own work is left.
+    """
+    status = run.status
+    if run.spec.storage.retention == "All" and status.unpruned:
+        status = status.model_copy(update={"unpruned": {}})
+        run = run.model_copy(update={"status": status})
+    begun = retention.under_way(run, observed, models)
+    if begun is not None:
+        moment = retention.removal(run, observed, begun, now)
+        return replace(moment, standing=standing or _pruning(moment))
+    finished = Standing(State.DONE, "Succeeded")
+    if standing is None:
+        report = live(_report(run, observed, models), observed, now)
+        if report.standing.state is not State.DONE:
+            return report
+        finished, status = report.standing, report.status  # type: ignore[assignment]
+        run = run.model_copy(update={"status": status})
+    elif standing.state is not State.WORKING:
+        return Moment(status, standing)
+    waits = None
+    for model in retention.due(run, observed, models):
+        waits = retention.serving(run, observed, model)
+        if waits is None:
+            moment = retention.removal(run, observed, model, now)
+            return replace(moment, standing=standing or _pruning(moment))
+    if standing is None and waits is not None:
+        return Moment(status, SUSPENDED if run.spec.suspend else waits)
+    told = retention.told(run, observed, models, status)
+    return Moment(status, standing or replace(finished, message=f"{finished.message}{told}"))
 
 
-def _models(run: SelfRewardRun, observed: Observed) -> list[Model]:
-    """M1 … as far as they are made."""
-    spec = run.spec
-    if spec.sft is None:
-        first = Model(1, spec.model, None)
-    else:
-        job = observed.child("SFTJob", _sft_name(run))
-        if job is None or not job.status.holds("Ready") or job.status.output is None:
-            return []
-        first = Model(1, _made(spec.model, job.status.output), job.status.digest)
-    models = [first]
-    for number in range(1, len(spec.iterations) + 1):
-        iteration = observed.child("SelfRewardIteration", _iteration_name(run, number))
-        if iteration is None or not iteration.status.holds("Ready") or iteration.status.output is None:
-            break
-        models.append(Model(number + 1, _made(spec.model, iteration.status.output), iteration.status.digest))
-    return models
+def _pruning(moment: Moment) -> Standing:
+    """How a run stands that has nothing else to do than this removal; its failure is not the run's."""
+    standing = moment.standing
+    if standing.state in (State.DONE, State.FAILED):
+        return Standing(State.WORKING, "Pruning", standing.message)
+    return standing
 
 
-def _made(base: ModelSource, uri: str) -> ModelSource:
-    return ModelSource(uri=uri, chat_template=base.chat_template)
+def _unpruned(run: SelfRewardRun, status: SelfRewardRunStatus) -> Transition | None:
+    """The event of weights that could not be removed."""
+    for name, failure in status.unpruned.items():
+        if run.status.unpruned.get(name) != failure:
+            message = f"weights of {name} were not removed: {failure.reason}: {failure.message}"
+            return Transition(run.kind, run.metadata.name, warning=True, reason="PruneFailed", message=message)
+    return None
+
+
+# --- how it stands -----------------------------------------------------------------------------------------
 
 
 def _standing(run: SelfRewardRun, observed: Observed, models: Sequence[Model]) -> Standing | None:
-    """How the run stands on its children; None when only the report is left."""
-    server = observed.child("PolicyServer", _server_name(run))
-    if server is not None and server.status.holds("Stalled"):
+    """How the run stands on its children; None when only its own work is left."""
+    server = observed.child("PolicyServer", server_name(run))
+    stuck = server is not None and not misses_pruned(server, server.spec.model.uri, prefix_of(run))
+    if server is not None and stuck and server.status.holds("Stalled"):
         return child_standing(server, "Serving", run.spec.suspend)
     if not models:
-        return child_standing(observed.child("SFTJob", _sft_name(run)), "FineTuning", run.spec.suspend)
-    failed = [item for item in _evaluations(run, observed, models, required=True) if item.status.holds("Stalled")]
+        return child_standing(observed.child("SFTJob", sft_name(run)), "FineTuning", run.spec.suspend)
+    failed = [item for item in evaluations(run, observed, models, required=True) if item.status.holds("Stalled")]
     if failed:
         return child_standing(failed[0], "Evaluating", run.spec.suspend)
     number = models[-1].number
     if number <= len(run.spec.iterations):
-        child = observed.child("SelfRewardIteration", _iteration_name(run, number))
+        child = observed.child("SelfRewardIteration", iteration_name(run, number))
         doing = (
             child.status.step if child is not None and child.status.step in ("Generating", "Training") else "Iterating"
         )
         return child_standing(child, doing, run.spec.suspend)
-    open_ones = [item for item in _evaluations(run, observed, models) if not _over(item)]
-    expected = len(models) * len(run.spec.evaluations)
-    if open_ones or len(_evaluations(run, observed, models)) < expected:
+    open_ones = [item for item in evaluations(run, observed, models) if not over(item)]
+    if open_ones or any(_lacks_evaluations(run, observed, model) for model in models):
         return child_standing(open_ones[0] if open_ones else None, "Evaluating", run.spec.suspend)
     return None
-
-
-def _evaluations(
-    run: SelfRewardRun, observed: Observed, models: Sequence[Model], *, required: bool = False
-) -> list[Resource]:
-    found = [
-        observed.child("ModelEvaluation", _evaluation_name(run, model, item))
-        for model in models
-        for item in run.spec.evaluations
-        if item.required or not required
-    ]
-    return [item for item in found if item is not None]
-
-
-def _over(child: Resource) -> bool:
-    return bool(child.status.holds("Ready") or child.status.holds("Stalled"))
 
 
 def _progress(run: SelfRewardRun, models: Sequence[Model]) -> str:
@@ -159,31 +165,29 @@ def _progress(run: SelfRewardRun, models: Sequence[Model]) -> str:
     return f"{len(models)}/{total} models"
 
 
-def _model_status(run: SelfRewardRun, observed: Observed, model: Model) -> ModelStatus:
-    iteration = observed.child("SelfRewardIteration", _iteration_name(run, model.number))
-    accuracy = {}
-    for item in run.spec.evaluations:
-        child = observed.child("ModelEvaluation", _evaluation_name(run, model, item))
-        if child is not None and child.status.holds("Ready"):
-            accuracy[item.name] = float(child.status.done["evaluate"]["accuracy"])
-    return ModelStatus(
-        name=model.name,
-        uri=model.source.uri,
-        digest=model.digest,
-        pairs=iteration.status.pairs if iteration is not None else None,
-        pair_count=iteration.status.pair_count if iteration is not None else None,
-        accuracy=accuracy,
-    )
-
-
 # --- what is wanted ----------------------------------------------------------------------------------------
+
+
+def _children(run: SelfRewardRun, observed: Observed, models: Sequence[Model]) -> list[Resource]:
+    """Who makes the models and who evaluates them. One that has served its end and was deleted is not made again where
+    it would read weights that are gone."""
+    found: list[tuple[Resource, bool]] = []
+    if run.spec.sft is not None:
+        found.append((_sft(run), was_made(run, 1)))
+    for model in models:
+        found += [(_evaluation(run, model, item), let_go(run, model.number)) for item in run.spec.evaluations]
+        if model.number <= len(run.spec.iterations):
+            found.append((_iteration(run, model), was_made(run, model.number + 1)))
+    return [
+        child for child, served in found if not served or observed.child(child.kind, child.metadata.name) is not None
+    ]
 
 
 def _sft(run: SelfRewardRun) -> SFTJob:
     spec = run.spec
     assert spec.sft is not None
     return SFTJob(
-        metadata=child_meta(run, _sft_name(run)),
+        metadata=child_meta(run, sft_name(run)),
         spec=SFTJobSpec(
             model=spec.model,
             ift=spec.sft.ift,
@@ -191,7 +195,7 @@ def _sft(run: SelfRewardRun) -> SFTJob:
             prompts=spec.prompts,
             training=spec.sft.training,
             seed=spec.seed,
-            after_release=_server_name(run),
+            after_release=server_name(run),
             output=f"{prefix_of(run)}/m1",
             **handed_down(run),
             resources=spec.training_resources,
@@ -205,15 +209,16 @@ def _iteration(run: SelfRewardRun, model: Model) -> SelfRewardIteration:
     number = model.number
     this = spec.iterations[number - 1]
     offset = sum(item.questions for item in spec.iterations[: number - 1])
-    shared = {name: getattr(spec, name) for name in Loop.model_fields if name != "model"}
+    shared = {name: getattr(spec, name) for name in Loop.model_fields if name not in ("model", "storage")}
     return SelfRewardIteration(
-        metadata=child_meta(run, _iteration_name(run, number)),
+        metadata=child_meta(run, iteration_name(run, number)),
         spec=SelfRewardIterationSpec(
             **shared,
+            storage=storage_of(run),
             model=model.source,
             questions=Questions(offset=offset, count=this.questions, allow_reuse=this.allow_reuse),
             iteration=number,
-            server=ServerChoice(ref=_server_name(run)),
+            server=ServerChoice(ref=server_name(run)),
             pairs_output=f"{prefix_of(run)}/iteration-{number}/pairs",
             output=f"{prefix_of(run)}/m{number + 1}",
             owner=owner_of(run),
@@ -224,14 +229,14 @@ def _iteration(run: SelfRewardRun, model: Model) -> SelfRewardIteration:
 def _evaluation(run: SelfRewardRun, model: Model, item: RunEvaluation) -> ModelEvaluation:
     spec = run.spec
     return ModelEvaluation(
-        metadata=child_meta(run, _evaluation_name(run, model, item)),
+        metadata=child_meta(run, evaluation_name(run, model, item)),
         spec=ModelEvaluationSpec(
             model=model.source,
             problems=item.problems,
             prompts=spec.prompts,
             evaluation=item.evaluation,
-            server=ServerChoice(ref=_server_name(run)),
-            output=f"{prefix_of(run)}/evaluations/m{model.number}/{item.name}",
+            server=ServerChoice(ref=server_name(run)),
+            output=evaluation_output(run, model, item),
             **handed_down(run),
             resources=spec.search_resources,
             pod=spec.search_pod,
@@ -243,7 +248,7 @@ def _server(run: SelfRewardRun, observed: Observed, models: Sequence[Model]) -> 
     """The run's one server. Its readers are unfinished generations and evaluations."""
     spec = run.spec
     readers = [Reader(model.source, model.digest) for model in models if _is_read(run, observed, model)]
-    name = _server_name(run)
+    name = server_name(run)
     existing = observed.child("PolicyServer", name)
     assert existing is None or isinstance(existing, PolicyServer)
     wanted = intent(
@@ -254,16 +259,24 @@ def _server(run: SelfRewardRun, observed: Observed, models: Sequence[Model]) -> 
         training_gpus=spec.training_resources.gpus,
         suspended=spec.suspend,
     )
-    return [child_server(run, name, spec.server, spec.storage, wanted)] if wanted else []
+    return [child_server(run, name, spec.server, storage_of(run), wanted)] if wanted else []
 
 
 def _is_read(run: SelfRewardRun, observed: Observed, model: Model) -> bool:
     if model.number <= len(run.spec.iterations):
-        iteration = observed.child("SelfRewardIteration", _iteration_name(run, model.number))
-        if iteration is None or not (iteration.status.pairs or _over(iteration)):
+        iteration = observed.child("SelfRewardIteration", iteration_name(run, model.number))
+        if iteration is None and not was_made(run, model.number + 1):
             return True
-    found = _evaluations(run, observed, [model])
-    return len(found) < len(run.spec.evaluations) or any(not _over(item) for item in found)
+        if iteration is not None and not (iteration.status.pairs or over(iteration)):
+            return True
+    found = evaluations(run, observed, [model])
+    return _lacks_evaluations(run, observed, model) or any(not over(item) for item in found)
+
+
+def _lacks_evaluations(run: SelfRewardRun, observed: Observed, model: Model) -> bool:
+    """Whether evaluations of a model are still to be made; what was deleted after its weights went is not."""
+    found = evaluations(run, observed, [model])
+    return len(found) < len(run.spec.evaluations) and not let_go(run, model.number)
 
 
 def _all_read(run: SelfRewardRun, observed: Observed, models: Sequence[Model]) -> bool:
@@ -275,13 +288,13 @@ def _all_read(run: SelfRewardRun, observed: Observed, models: Sequence[Model]) -
 
 def _is_training(run: SelfRewardRun, observed: Observed, models: Sequence[Model]) -> bool:
     if not models:
-        job = observed.child("SFTJob", _sft_name(run))
-        return job is None or not _over(job)
-    iteration = observed.child("SelfRewardIteration", _iteration_name(run, models[-1].number))
+        job = observed.child("SFTJob", sft_name(run))
+        return job is None or not over(job)
+    iteration = observed.child("SelfRewardIteration", iteration_name(run, models[-1].number))
     if iteration is None:
         return False
     unknown = iteration.status.observed_generation < 0  # new, or its status was lost: it may be training
-    return unknown or (iteration.status.pairs is not None and not _over(iteration))
+    return unknown or (iteration.status.pairs is not None and not over(iteration))
 
 
 def _report(run: SelfRewardRun, observed: Observed, models: Sequence[Model]) -> Life:
@@ -296,7 +309,7 @@ def _report(run: SelfRewardRun, observed: Observed, models: Sequence[Model]) -> 
                 owner=owner_of(run),
                 title=spec.report.title or f"Self-rewarding run {run.metadata.name}",
                 note=spec.report.note,
-                models=[_reported(run, observed, model) for model in models],
+                models=[reported(run, observed, model) for model in models],
                 step_oracle=spec.report.step_oracle,
                 seed=spec.seed,
             ),
@@ -312,37 +325,3 @@ def _report(run: SelfRewardRun, observed: Observed, models: Sequence[Model]) -> 
         return f"report at {done[key].get('output')}"
 
     return Life(named, [step], spec.suspend, spec.retries, None, None, summary, spec.scheduling_deadline_seconds)
-
-
-def _reported(run: SelfRewardRun, observed: Observed, model: Model) -> ReportedModel:
-    iteration = observed.child("SelfRewardIteration", _iteration_name(run, model.number))
-    evaluations = []
-    for item in run.spec.evaluations:
-        child = observed.child("ModelEvaluation", _evaluation_name(run, model, item))
-        if child is not None and child.status.holds("Ready") and child.status.output is not None:
-            evaluations.append(ReportedEvaluation(name=item.name, uri=child.status.output))
-    return ReportedModel(
-        name=model.name,
-        checkpoint=model.source.uri,
-        pairs=iteration.status.pairs if iteration is not None else None,
-        evaluations=evaluations,
-    )
-
-
-# --- names -------------------------------------------------------------------------------------------------
-
-
-def _sft_name(run: SelfRewardRun) -> str:
-    return child_name(run.metadata.name, "sft")
-
-
-def _iteration_name(run: SelfRewardRun, number: int) -> str:
-    return child_name(run.metadata.name, number)
-
-
-def _evaluation_name(run: SelfRewardRun, model: Model, item: RunEvaluation) -> str:
-    return child_name(run.metadata.name, f"m{model.number}", item.name)
-
-
-def _server_name(run: SelfRewardRun) -> str:
-    return child_name(run.metadata.name, "server")

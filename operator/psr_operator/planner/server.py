@@ -18,6 +18,7 @@ from psr_operator.planner.names import child_name
 from psr_operator.planner.placement import passed_on, placement
 from psr_operator.planner.plan import Observed, Plan, Server, ServerState
 from psr_runtime.config import ModelSource, StorageAccess
+from psr_runtime.errors import WEIGHTS_PRUNED
 
 
 def plan_server(server: PolicyServer, observed: Observed, now: datetime) -> Plan:
@@ -75,6 +76,21 @@ def _standing(server: PolicyServer, state: ServerState | None) -> Standing:
     if spec.model_digest is not None and state.digest != spec.model_digest:
         return Standing(State.WORKING, "Loading", f"serves {state.digest}, wanted is {spec.model_digest}")
     return Standing(State.DONE, "Serving", f"serves {spec.model.uri}")
+
+
+def misses_pruned(server: Resource, model: str, prefix: str) -> bool:
+    """Whether a server cannot serve a model since the weights were pruned by the very run whose prefix this is.
+
+    Whoever reads a model is done before its weights go. So one that asks for it again has only lost its status: its
+    stage finds the result, and needs no server for that.
+    """
+    stalled = server.status.condition("Stalled")
+    return (
+        stalled is not None
+        and server.spec.model.uri == model
+        and model.startswith(f"{prefix}/")
+        and WEIGHTS_PRUNED in stalled.message
+    )
 
 
 @dataclass(frozen=True)

@@ -197,7 +197,9 @@ def _start(life: Life, step: Step, status: WorkStatus, attempts: Attempts, obser
             message = ready.message
         return Moment(status, Standing(State.WORKING, "Retrying", message), again_after=pause)
     attempts = attempts.model_copy(update={"attempt": attempts.attempt + 1, "open": True, "observed": False})
-    status = _with(status, step.key, attempts).model_copy(update={"step": step.doing, "progress": ""})
+    status = _with(status, step.key, attempts).model_copy(
+        update={"step": step.doing, "progress": "", "pending_since": None}
+    )
     name = _attempt_name(life, step, attempts.attempt)
     return Moment(status, Standing(State.WORKING, "Starting", f"starting {name}"), again_after=0.0)
 

@@ -25,7 +25,7 @@ from psr_operator.render.labels import (
     owner_reference,
 )
 from psr_operator.render.server import key_secret, key_secret_name, model_hash, server, server_hash
-from psr_operator.render.settings import REVISION, RenderError, Settings, resolved_image
+from psr_operator.render.settings import REVISION, PodDefaults, RenderError, Settings, resolved_image
 
 __all__ = [
     "ANNOTATION_MODEL_HASH",
@@ -43,6 +43,7 @@ __all__ = [
     "LABEL_WORKLOAD",
     "MANAGED_BY",
     "REVISION",
+    "PodDefaults",
     "RenderError",
     "Settings",
     "job",

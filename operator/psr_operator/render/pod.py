@@ -6,7 +6,7 @@ It meets the `restricted` Pod Security level whatever a manifest says: there is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from psr_operator.api.common import Resources
@@ -15,7 +15,17 @@ from psr_operator.planner.plan import Placement
 from psr_operator.render.labels import foreign
 from psr_operator.render.merge import merge
 from psr_operator.render.settings import RenderError, Settings
-from psr_operator.render.volumes import CACHE, MESSAGE, SCRATCH, check_own, mounts_of, volumes_of
+from psr_operator.render.volumes import (
+    CA_FILE,
+    CACHE,
+    CERTIFICATES,
+    MESSAGE,
+    SCRATCH,
+    check_own,
+    check_uris,
+    mounts_of,
+    volumes_of,
+)
 
 USER = 65532
 """User and group of every process; the images need no entry for it."""
@@ -31,6 +41,16 @@ CACHES = {
     "VLLM_CONFIG_ROOT": f"{CACHE}/vllm-config",
 }
 """Where libraries write: the root file system is read-only."""
+
+BROUGHT = "/opt/psr-brought"
+"""Where `psr_runtime` lies that another image has brought."""
+
+CONFINED = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+"""Security context of every container."""
 
 ENVIRONMENT = {
     "PSR_SCRATCH": SCRATCH,
@@ -51,6 +71,9 @@ class Container:
         ports: by name.
         probes: `readinessProbe` and the like.
         config_map: appears as files under `/etc/psr`.
+        uris: that the process reads or writes, by the field that names each.
+        writes: whether it leaves anything in its storage.
+        bring: image whose `psr_runtime` an init container copies to where this container's Python finds it.
     """
 
     name: str
@@ -60,6 +83,9 @@ class Container:
     ports: Mapping[str, int] = field(default_factory=dict)
     probes: Mapping[str, Any] = field(default_factory=dict)
     config_map: str | None = None
+    uris: Mapping[str, str] = field(default_factory=dict)
+    writes: bool = True
+    bring: str | None = None
 
 
 def template(
@@ -81,12 +107,17 @@ def template(
         grace_seconds: between SIGTERM and SIGKILL unless the manifest says otherwise.
 
     Raises:
-        RenderError: ServiceAccountNotAllowed, VolumeReserved or MountReserved.
+        RenderError: ServiceAccountNotAllowed, VolumeReserved, MountReserved or VolumeMissing.
     """
-    pod = placement.pod or PodOverrides()
+    pod = settings.pod_defaults.beneath(placement)
+    placement = replace(placement, pod=pod)
     volumes = volumes_of(placement, container.config_map)
-    mounts = mounts_of(placement, container.config_map)
+    mounts = mounts_of(placement, container.config_map, writes=container.writes)
+    if container.bring is not None:
+        volumes.append({"name": "runtime", "emptyDir": {}})
+        mounts.append({"name": "runtime", "mountPath": BROUGHT, "readOnly": True})
     check_own(pod, placement, volumes, mounts)
+    check_uris(container.uris, placement)
     spec = {
         "restartPolicy": restart_policy,
         "terminationGracePeriodSeconds": grace_seconds,
@@ -109,6 +140,8 @@ def template(
         wishes.pop(key, None)
     spec = merge(spec, wishes)
     spec["containers"] = [_container(container, placement, settings, mounts)]
+    if container.bring is not None:
+        spec["initContainers"] = [_bringer(container.bring, placement.resources, settings)]
     metadata = {"labels": {**foreign(placement.labels), **foreign(pod.labels), **labels}}
     if noted := {**foreign(placement.annotations), **foreign(pod.annotations), **annotations}:
         metadata["annotations"] = noted
@@ -153,18 +186,22 @@ def _container(
     container: Container, placement: Placement, settings: Settings, mounts: list[dict[str, Any]]
 ) -> dict[str, Any]:
     pod = placement.pod or PodOverrides()
+    brought = [variable("PYTHONPATH", BROUGHT)] if container.bring is not None else []
+    trusted = placement.storage is not None and placement.storage.ca_secret is not None
+    bundle = [variable("AWS_CA_BUNDLE", f"{CERTIFICATES}/{CA_FILE}")] if trusted else []
     found: dict[str, Any] = {
         "name": container.name,
         "image": container.image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": list(container.command),
-        "env": [*(variable(name, value) for name, value in ENVIRONMENT.items()), *map(dict, container.env)],
+        "env": [
+            *(variable(name, value) for name, value in ENVIRONMENT.items()),
+            *brought,
+            *bundle,
+            *map(dict, container.env),
+        ],
         "resources": _resources(placement.resources, pod),
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": CONFINED,
         "terminationMessagePath": MESSAGE,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": mounts,
@@ -183,6 +220,19 @@ def _container(
         ],
     }
     return merge(found, wishes)
+
+
+def _bringer(image: str, resources: Resources, settings: Settings) -> dict[str, Any]:
+    """The init container that copies `psr_runtime`. It asks for what the container asks for, so it costs nothing."""
+    return {
+        "name": "bring-runtime",
+        "image": image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "command": ["python", "-m", "psr_runtime", "bring", BROUGHT],
+        "resources": _resources(resources.model_copy(update={"gpus": 0}), PodOverrides()),
+        "securityContext": CONFINED,
+        "volumeMounts": [{"name": "runtime", "mountPath": BROUGHT}],
+    }
 
 
 def _resources(resources: Resources, pod: PodOverrides) -> dict[str, Any]:

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-from psr_operator.planner.plan import Server, Workload
+from pydantic import Field
+
+from psr_operator.api.pod import PodOverrides
+from psr_operator.planner.plan import Placement, Server, Workload
+from psr_operator.render.merge import merge
+from psr_runtime.config import Words
 
 REVISION = 1
 """Raised when what is rendered from the same value changes; it stands on every Job and Deployment."""
+
+
+class PodDefaults(Words):
+    """What the operator's owner wants of pods whose manifest says nothing else: pools, tolerations, priorities."""
+
+    gpu: PodOverrides = Field(PodOverrides(), description="Pods with GPUs.")
+    cpu: PodOverrides = Field(PodOverrides(), description="Pods without GPUs.")
+
+    def beneath(self, placement: Placement) -> PodOverrides:
+        """What a manifest wishes of its pods, on top of the defaults."""
+        default = self.gpu if placement.resources.gpus else self.cpu
+        if placement.pod is None:
+            return default
+        return PodOverrides.model_validate(merge(_given(default), _given(placement.pod)))
+
+
+def _given(pod: PodOverrides) -> dict[str, Any]:
+    return pod.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
 
 
 @dataclass(frozen=True)
@@ -19,6 +43,8 @@ class Settings:
         inference_image: of servers whose manifest names none.
         service_accounts: those that manifests may name.
         progress_port: where a stage's pod serves `/progress`.
+        bring_runtime: whether servers take `psr_runtime` from the runtime image, for an image that holds only vLLM.
+        pod_defaults: beneath what manifests wish of their pods.
     """
 
     runtime_image: str
@@ -26,6 +52,8 @@ class Settings:
     image_pull_policy: str = "IfNotPresent"
     service_accounts: frozenset[str] = frozenset()
     progress_port: int = 8090
+    bring_runtime: bool = False
+    pod_defaults: PodDefaults = field(default_factory=PodDefaults)
 
 
 class RenderError(Exception):

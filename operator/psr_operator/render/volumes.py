@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import unquote
 
 from psr_operator.api.pod import PodOverrides
 from psr_operator.planner.plan import Placement
@@ -13,6 +14,9 @@ from psr_operator.render.settings import RenderError
 SCRATCH = "/scratch"
 CACHE = "/cache"
 CONFIG = "/etc/psr"
+CERTIFICATES = "/etc/psr-ca"
+CA_FILE = "ca.crt"
+"""Key of the certificates in `storage.caSecret`, and the file below `CERTIFICATES`."""
 MESSAGE = "/dev/termination-log"
 
 
@@ -32,11 +36,14 @@ def volumes_of(placement: Placement, config_map: str | None) -> list[dict[str, A
     if placement.storage is not None and placement.storage.volume is not None:
         claim = {"claimName": placement.storage.volume.claim_name}
         found.append({"name": "storage", "persistentVolumeClaim": claim})
+    if placement.storage is not None and placement.storage.ca_secret is not None:
+        items = [{"key": CA_FILE, "path": CA_FILE}]
+        found.append({"name": "storage-ca", "secret": {"secretName": placement.storage.ca_secret, "items": items}})
     return found
 
 
-def mounts_of(placement: Placement, config_map: str | None) -> list[dict[str, Any]]:
-    """Where they appear."""
+def mounts_of(placement: Placement, config_map: str | None, *, writes: bool = True) -> list[dict[str, Any]]:
+    """Where they appear. `writes`: whether the pod leaves anything in its storage."""
     found: list[dict[str, Any]] = [
         {"name": "scratch", "mountPath": SCRATCH},
         {"name": "tmp", "mountPath": "/tmp"},
@@ -46,8 +53,35 @@ def mounts_of(placement: Placement, config_map: str | None) -> list[dict[str, An
     if config_map is not None:
         found.append({"name": "config", "mountPath": CONFIG, "readOnly": True})
     if placement.storage is not None and placement.storage.volume is not None:
-        found.append({"name": "storage", "mountPath": placement.storage.volume.mount_path})
+        only = {} if writes else {"readOnly": True}
+        found.append({"name": "storage", "mountPath": placement.storage.volume.mount_path, **only})
+    if placement.storage is not None and placement.storage.ca_secret is not None:
+        found.append({"name": "storage-ca", "mountPath": CERTIFICATES, "readOnly": True})
     return found
+
+
+def check_uris(uris: Mapping[str, str], placement: Placement) -> None:
+    """Every `file://` URI lies on a volume that has something before the pod and keeps it afterwards.
+
+    Args:
+        uris: by the field that names each.
+
+    Raises:
+        RenderError: VolumeMissing; it would be looked for, or written, in the pod's own file system.
+    """
+    pod = placement.pod or PodOverrides()
+    passing = {volume.name for volume in pod.volumes if volume.empty_dir is not None}
+    places = [mount.mount_path for mount in pod.volume_mounts if mount.name not in passing]
+    if placement.storage is not None and placement.storage.volume is not None:
+        places.append(placement.storage.volume.mount_path)
+    for name, uri in uris.items():
+        path = _normal(unquote(uri.removeprefix("file://")))
+        if uri.startswith("file://") and not any(_within(path, _normal(place)) for place in places):
+            raise RenderError(
+                "VolumeMissing",
+                f"{name}: {uri} lies on no volume of the pod; name a ReadWriteMany claim in storage.volume whose "
+                "mountPath the URI begins with, or use s3://",
+            )
 
 
 def check_own(

@@ -1,0 +1,401 @@
+"""Files to and from S3: several parts at a time, in bounded memory, and continued where a break left them.
+
+What belongs here: how the bytes of one file travel. Which objects there are, and what an error means for a stage,
+stands in `s3.py`. Nothing is kept on the service beside the object itself, so what continues a transfer is looked up
+where it is: an upload's finished parts are listed by the service and compared with the file by MD5 (`ETag`), a
+download's stand in `<file>.psr-parts` beside the half-written `<file>.psr-partial`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from psr_runtime.errors import Interrupted
+from psr_runtime.files import CHUNK
+
+T = TypeVar("T")
+
+PART = 8 * CHUNK
+"""Bytes of a part; an upload of more than 78 GiB takes larger ones."""
+MOST_PARTS = 10_000
+"""Parts that S3 allows in one object."""
+STREAMS = 8
+"""Requests under way at a time, over all files of a store."""
+BUFFERS = 10
+"""Parts in memory at a time, over all files of a store: 80 MiB. (At 16 MiB a part the allocator kept so much beside
+them that a process took 310 MB; it saved a tenth of the client's time.)"""
+TRIES = 3
+"""How often a file is begun anew because somebody replaced the object, or ended the upload, meanwhile."""
+READS = 5
+"""How often one part is asked for whose answer breaks off."""
+CONTENT = "psr-sha256"
+"""Metadata of uploaded files: sha256 of the content, so that what is there already is not sent again."""
+PARTIAL, PARTS = ".psr-partial", ".psr-parts"
+
+Address = dict[str, str]
+"""`Bucket` and `Key`, as boto3 names them."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Part `number` of a file, from 1: `length` bytes from `start`."""
+
+    number: int
+    start: int
+    length: int
+
+
+def slices(size: int, part: int) -> list[Slice]:
+    """How a file of `size` bytes is cut into parts."""
+    return [Slice(number, start, min(part, size - start)) for number, start in enumerate(range(0, size, part), 1)]
+
+
+class Transfer:
+    """Moves files by one boto3 client. Thread-safe; memory is bounded over all files together.
+
+    Args:
+        client: a boto3 client of S3.
+        checksums: whether the service is asked to check a CRC-32 of each part.
+    """
+
+    def __init__(self, client: Any, *, checksums: bool) -> None:
+        self._client = client
+        self._checksums = checksums
+        self._pool = ThreadPoolExecutor(STREAMS, "s3")
+        self._buffers = threading.Semaphore(BUFFERS)
+
+    # --- up ------------------------------------------------------------------------------------------------
+
+    def upload(self, path: Path, address: Address, sha256: str) -> None:
+        """Put a file's content, in parts where it is large. Parts that an earlier call left are not sent again.
+
+        Raises:
+            Interrupted: somebody else ends these uploads again and again.
+        """
+        size = path.stat().st_size
+        if size <= PART:
+
+            def put() -> None:
+                self._client.put_object(**address, Body=path.read_bytes(), Metadata={CONTENT: sha256})
+
+            with contextlib.closing(self._in_order([put])) as done:
+                next(done)
+            return
+        part = max(PART, -(-size // MOST_PARTS // CHUNK) * CHUNK)
+        for _ in range(TRIES):
+            if self._upload_in_parts(path, address, sha256, slices(size, part)):
+                return
+        raise Interrupted(
+            f"s3://{address['Bucket']}/{address['Key']}: the upload was ended by somebody else {TRIES} times; see "
+            "who else writes there"
+        )
+
+    def holds(self, address: Address, size: int, sha256: str) -> bool:
+        """Whether the object is there with this content."""
+        from botocore.exceptions import ClientError
+
+        try:
+            head = self.head(address)
+        except ClientError as error:
+            if status(error) == 404:
+                return False
+            raise
+        return bool(head["ContentLength"] == size and head["Metadata"].get(CONTENT) == sha256)
+
+    def head(self, address: Address) -> Any:
+        """Size, entity tag and metadata of an object. An answer to HEAD has no body; the reason of a refusal is asked
+        for by GET."""
+        from botocore.exceptions import ClientError
+
+        try:
+            return self._client.head_object(**address)
+        except ClientError as error:
+            if status(error) in (400, 403):
+                self._client.get_object(**address, Range="bytes=0-0")
+            raise
+
+    def abandoned(self, address: Address, seconds: float) -> int:
+        """End the uploads below a key that began longer ago than this and were not finished; how many."""
+        now = time.time()
+        old = [item for item in self._uploads(address, below=True) if now - item["Initiated"].timestamp() > seconds]
+        for item in old:
+            self._abort({**address, "Key": item["Key"]}, item["UploadId"])
+        return len(old)
+
+    def _upload_in_parts(self, path: Path, address: Address, sha256: str, cut: list[Slice]) -> bool:
+        """False: the upload was ended, or belongs to another content; it has to be begun anew."""
+        from botocore.exceptions import ClientError
+
+        earlier = [item["UploadId"] for item in self._uploads(address)]
+        found = self._continued(path, address, cut, earlier)
+        upload, sent = found or (self._begin(address, sha256), {})
+        try:
+            missing = [item for item in cut if item.number not in sent]
+            send = functools.partial(self._send, path, address, upload)
+            with contextlib.closing(self._in_order(functools.partial(send, item) for item in missing)) as done:
+                sent |= {item.number: tags for item, tags in zip(missing, done, strict=True)}
+            parts = [{"PartNumber": item.number, **sent[item.number]} for item in cut]
+            self._client.complete_multipart_upload(**address, UploadId=upload, MultipartUpload={"Parts": parts})
+        except ClientError as error:
+            if code(error) != "NoSuchUpload":
+                raise
+            # Another writer of this content was first, or our own answer was lost.
+            return self.holds(address, cut[-1].start + cut[-1].length, sha256)
+        for other in earlier:
+            if other != upload:
+                self._abort(address, other)
+        # What an upload that we did not begin says about its content cannot be seen before it is an object.
+        return found is None or self.holds(address, cut[-1].start + cut[-1].length, sha256)
+
+    def _begin(self, address: Address, sha256: str) -> str:
+        extra = {"ChecksumAlgorithm": "CRC32"} if self._checksums else {}
+        answer = self._client.create_multipart_upload(**address, Metadata={CONTENT: sha256}, **extra)
+        return str(answer["UploadId"])
+
+    def _send(self, path: Path, address: Address, upload: str, item: Slice) -> dict[str, str]:
+        with open(path, "rb") as file:
+            data = os.pread(file.fileno(), item.length, item.start)
+        extra = {"ChecksumAlgorithm": "CRC32"} if self._checksums else {}
+        answer = self._client.upload_part(**address, UploadId=upload, PartNumber=item.number, Body=data, **extra)
+        return _tags(answer)
+
+    def _uploads(self, address: Address, *, below: bool = False) -> list[Any]:
+        """Unfinished uploads of a key (or below it), newest first; none where the service does not tell."""
+        from botocore.exceptions import ClientError
+
+        key = address["Key"].rstrip("/")
+        try:
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=address["Bucket"], Prefix=key)
+            found = [item for page in pages for item in page.get("Uploads", ())]
+        except ClientError as error:
+            if status(error) in (403, 405, 501):
+                return []
+            raise
+        found = [item for item in found if item["Key"] == key or (below and item["Key"].startswith(key + "/"))]
+        return sorted(found, key=lambda item: item["Initiated"], reverse=True)
+
+    def _continued(
+        self, path: Path, address: Address, cut: list[Slice], uploads: Iterable[str]
+    ) -> tuple[str, dict[int, dict[str, str]]] | None:
+        """The unfinished upload that holds most parts of this very file, and their tags; None where there is none."""
+        best: tuple[str, dict[int, dict[str, str]]] | None = None
+        for upload in uploads:
+            sent = self._parts_of(path, address, cut, upload)
+            if sent and (best is None or len(sent) > len(best[1])):
+                best = upload, sent
+        return best
+
+    def _parts_of(self, path: Path, address: Address, cut: list[Slice], upload: str) -> dict[int, dict[str, str]]:
+        """Finished parts of an upload; empty unless each is byte for byte a part of the file."""
+        from botocore.exceptions import ClientError
+
+        try:
+            pages = self._client.get_paginator("list_parts").paginate(**address, UploadId=upload)
+            listed = [item for page in pages for item in page.get("Parts", ())]
+        except ClientError as error:
+            if status(error) in (403, 404, 405, 501):
+                return {}
+            raise
+        with open(path, "rb") as file:
+            for item in listed:
+                number = item["PartNumber"]
+                if number > len(cut) or item["Size"] != cut[number - 1].length:
+                    return {}
+                data = os.pread(file.fileno(), cut[number - 1].length, cut[number - 1].start)
+                if item["ETag"].strip('"') != hashlib.md5(data, usedforsecurity=False).hexdigest():
+                    return {}
+        return {item["PartNumber"]: _tags(item) for item in listed}
+
+    def _abort(self, address: Address, upload: str) -> None:
+        from botocore.exceptions import ClientError
+
+        try:
+            self._client.abort_multipart_upload(**address, UploadId=upload)
+        except ClientError as error:
+            if status(error) not in (403, 404):
+                raise
+
+    # --- down ----------------------------------------------------------------------------------------------
+
+    def download(self, address: Address, path: Path) -> str:
+        """Bring an object into a file, whole or not at all; its sha256, computed on the way.
+
+        Parts that an earlier call brought, and whose object has not changed since, are not asked for again.
+
+        Raises:
+            Interrupted: the object is replaced again and again, or its transfer breaks off again and again.
+        """
+        from botocore.exceptions import ClientError
+
+        for _ in range(TRIES):
+            head = self.head(address)
+            try:
+                with _Partial.opened(path, head["ETag"], head["ContentLength"]) as partial:
+                    total = hashlib.sha256()
+                    get = functools.partial(self._get, address, head["ETag"], partial)
+                    cut = slices(head["ContentLength"], PART)
+                    with contextlib.closing(self._in_order(functools.partial(get, item) for item in cut)) as brought:
+                        for data in brought:
+                            total.update(data)
+                    partial.finish()
+                return total.hexdigest()
+            except ClientError as error:
+                if status(error) != 412:
+                    raise
+        raise Interrupted(
+            f"s3://{address['Bucket']}/{address['Key']}: it is replaced while it is read; try again later"
+        )
+
+    def _get(self, address: Address, tag: str, partial: _Partial, item: Slice) -> bytes:
+        from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+
+        if item.number in partial.done:
+            return partial.read(item)
+        end = item.start + item.length - 1
+        for attempt in range(READS):
+            try:
+                answer = self._client.get_object(**address, Range=f"bytes={item.start}-{end}", IfMatch=tag)
+                data: bytes = answer["Body"].read()
+                break
+            except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
+                if attempt == READS - 1:
+                    raise
+                time.sleep(0.1 * 2**attempt)
+        if len(data) != item.length:
+            raise Interrupted(
+                f"s3://{address['Bucket']}/{address['Key']}: {len(data)} bytes came where {item.length} from "
+                f"{item.start} were asked for; a proxy in between may not know ranges"
+            )
+        partial.write(item, data)
+        return data
+
+    # --- both ----------------------------------------------------------------------------------------------
+
+    def _in_order(self, tasks: Iterable[Callable[[], T]]) -> Generator[T, None, None]:
+        """Results of tasks that run beside each other, in the tasks' order.
+
+        Each counts as one buffer from its start until the result after it is asked for. A caller waits for a buffer
+        only while it holds none, so callers never wait for each other in a circle.
+        """
+        pending: deque[Future[T]] = deque()
+        try:
+            for task in tasks:
+                while not self._buffers.acquire(blocking=not pending):
+                    yield pending[0].result()
+                    pending.popleft()
+                    self._buffers.release()
+                pending.append(self._pool.submit(task))
+            while pending:
+                yield pending[0].result()
+                pending.popleft()
+                self._buffers.release()
+        finally:
+            for future in pending:
+                future.cancel()
+            wait(pending)
+            for _ in pending:
+                self._buffers.release()
+
+
+def _tags(answer: Any) -> dict[str, str]:
+    return {name: answer[name] for name in ("ETag", "ChecksumCRC32") if answer.get(name)}
+
+
+def status(error: Any) -> int:
+    """HTTP status of a boto3 `ClientError`; 0 where it has none."""
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def code(error: Any) -> str:
+    """S3's word for what a boto3 `ClientError` is about."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+# --- a file that is not whole yet --------------------------------------------------------------------------
+
+
+class _Partial:
+    """`<file>.psr-partial`, and in `<file>.psr-parts` which parts of which object it holds.
+
+    A part counts once it was written, though not flushed to the disk: it outlives its process, not its machine's
+    power. So the notes name the boot that they were made in and mean nothing in another one.
+    """
+
+    def __init__(self, path: Path, handle: int, place: Path, notes: Path, tag: str, size: int) -> None:
+        self._path, self._handle, self._place, self._notes = path, handle, place, notes
+        head = json.dumps({"tag": tag, "size": size, "part": PART, "boot": _boot()})
+        lines = notes.read_text().split("\n") if notes.is_file() else [""]
+        self.done: set[int] = set()
+        if lines[0] == head and os.fstat(handle).st_size == size:
+            self.done |= {int(line) for line in lines[1:-1] if line.isdigit()}  # the last one may be cut off
+        else:
+            notes.unlink(missing_ok=True)
+            os.ftruncate(handle, 0)
+            os.ftruncate(handle, size)
+        self._log = os.open(notes, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        os.write(self._log, b"\n" if self.done else f"{head}\n".encode())
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls, path: Path, tag: str, size: int) -> Iterator[_Partial]:
+        """The partial file of `path`, locked; one of another name while another process has it."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        name = path.name
+        while True:
+            place, notes = path.with_name(name + PARTIAL), path.with_name(name + PARTS)
+            handle = os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(handle)
+                name = f"{path.name}.{secrets.token_hex(4)}"
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), os.stat(place)):
+                    break
+            os.close(handle)  # it was finished, and got its name, just before it was locked
+        try:
+            partial = cls(path, handle, place, notes, tag, size)
+            try:
+                yield partial
+            finally:
+                os.close(partial._log)
+        finally:
+            os.close(handle)
+
+    def read(self, item: Slice) -> bytes:
+        return os.pread(self._handle, item.length, item.start)
+
+    def write(self, item: Slice, data: bytes) -> None:
+        written = 0
+        while written < len(data):
+            written += os.pwrite(self._handle, memoryview(data)[written:], item.start + written)
+        os.write(self._log, f"{item.number}\n".encode())
+
+    def finish(self) -> None:
+        """Give the whole file its name."""
+        os.replace(self._place, self._path)
+        self._notes.unlink()
+
+
+@functools.cache
+def _boot() -> str:
+    """Identity of this boot of this machine; of this process where the system does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return secrets.token_hex(16)

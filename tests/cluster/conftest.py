@@ -1,0 +1,95 @@
+"""What the tests of the cluster share: the cluster, its S3 server, PSR installed by its chart, teams' namespaces."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import release
+from tests.cluster.demo import make_inputs
+from tests.cluster.keep import keep
+from tests.cluster.node import kubeconfig
+from tests.cluster.store import BUCKET, Store, start_store, upload_folder
+from tests.control_plane.plane import ControlPlane, named_cluster
+
+ROOT = Path(__file__).parents[2]
+KEPT = ROOT / "out" / "cluster"
+INPUTS = f"s3://{BUCKET}/input"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test of this folder needs the cluster; `make test` leaves them out by the marker."""
+    for item in items:
+        if Path(item.fspath).is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.cluster)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Keep the cluster's state of a test that failed, as it is at that moment."""
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    cluster = getattr(item, "funcargs", {}).get("cluster")
+    if report.failed and isinstance(cluster, ControlPlane):
+        folder = KEPT / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', item.name)}.{report.when}"
+        keep(cluster, folder)
+        report.sections.append(("kept", f"objects, events and logs are in {folder}"))
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """The node of `make cluster-up`, or the cluster that PSR_TEST_KUBECONFIG names."""
+    given = os.environ.get("PSR_TEST_KUBECONFIG") or kubeconfig()
+    if given is None:
+        pytest.fail("no cluster: run `make cluster-up`, or name one in PSR_TEST_KUBECONFIG")
+    with named_cluster(Path(given), tmp_path_factory.mktemp("cluster")) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def store(cluster: ControlPlane) -> Iterator[Store]:
+    """An S3 server in the cluster that holds the demo's inputs; this process may use it too."""
+    with start_store(cluster) as found, pytest.MonkeyPatch.context() as patch:
+        for name, value in found.variables.items():
+            patch.setenv(name, value)
+        yield found
+
+
+@pytest.fixture(scope="session")
+def inputs(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's inputs on this machine; they are in the store as well."""
+    folder = make_inputs(tmp_path_factory.mktemp("inputs"))
+    upload_folder(store.storage(), folder, INPUTS)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def installed(cluster: ControlPlane) -> Iterator[ControlPlane]:
+    """The cluster with PSR installed by Helm. It is uninstalled at the end."""
+    release.install(cluster, release.values())
+    yield cluster
+    release.uninstall(cluster)
+
+
+@pytest.fixture(scope="module")
+def team(cluster: ControlPlane, store: Store) -> Iterator[Callable[[str], str]]:
+    """Makes namespaces of teams, which enforce the `restricted` Pod Security level and hold the S3 Secret."""
+    made = []
+
+    def make(name: str) -> str:
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        cluster.request("POST", "/api/v1/namespaces", {"metadata": {"name": name, "labels": labels}})
+        made.append(name)
+        store.give_to(cluster, name)
+        return name
+
+    yield make
+    for name in made:
+        with contextlib.suppress(AssertionError):
+            cluster.ctl("delete", "psr", "--all", "-n", name, "--timeout=120s")
+        cluster.ctl("delete", "namespace", name, "--timeout=180s")

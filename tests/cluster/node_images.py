@@ -1,0 +1,149 @@
+"""The images of the test node: PSR's own Dockerfiles on a base made from Debian's packages, and an S3 server.
+
+There may be no container registry, so containerd imports what buildah made. Layers are kept in the user's cache; only
+what changed is built again, and only what the node has not is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from images.build import BuildError, build, builder, run
+from tests.cluster.node import CTR, STATE
+from tests.s3_server import program
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "psr" / "images"
+STORAGE = ("--storage-driver=overlay", f"--root={CACHE / 'storage'}", "--runroot=/run/psr-images")
+BUILDAH = ("buildah", *STORAGE)
+
+BASE = "psr.test/base:bookworm"
+PACKAGES = ("python3", "python3-venv", "ca-certificates", "libgomp1", "libnuma1")
+TOOLS = "psr.test/psr-tools:a"
+OPERATOR, RUNTIME, INFERENCE = "psr.test/psr-operator", "psr.test/psr-runtime", "psr.test/psr-inference"
+TAG, NEXT = "a", "b"
+"""Two releases. `NEXT` holds the same bytes under another name."""
+VLLM = "psr.test/vllm"
+"""As the upstream image is: vLLM, and nothing of ours."""
+S3 = "psr.test/s3:a"
+ROOM = 10e9
+"""Bytes that all layers take."""
+ARGUMENTS = {
+    OPERATOR: ("operator", {"BASE": BASE, "TOOLS": TOOLS}),
+    RUNTIME: ("runtime", {"BASE": BASE, "TOOLS": TOOLS}),
+    INFERENCE: ("inference", {"TOOLS": TOOLS, "RUNTIME": f"{RUNTIME}:{TAG}", "ENVIRONMENT": "cpu"}),
+}
+
+
+def make() -> None:
+    """Build everything and bring it to the node that is up.
+
+    Raises:
+        BuildError: an image cannot be built or imported.
+    """
+    _make_base()
+    with _told(TOOLS):
+        build("tools", TOOLS, {"BASE": BASE}, builder(*STORAGE))
+    for repository, (name, arguments) in ARGUMENTS.items():
+        with _told(f"{repository}:{TAG}"):
+            build(name, f"{repository}:{TAG}", arguments, builder(*STORAGE))
+    for tag, made in ((f"{VLLM}:{NEXT}", _make_vllm), (S3, _make_s3)):
+        with _told(tag):
+            made(tag)
+    with _told("all on the node"):
+        _bring([*(f"{repository}:{TAG}" for repository in ARGUMENTS), f"{VLLM}:{NEXT}", S3])
+        for repository in ARGUMENTS:
+            run(*CTR, "images", "tag", "--force", f"{repository}:{TAG}", f"{repository}:{NEXT}")
+
+
+class _told:
+    """Say how long something took."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        self._started = time.monotonic()
+
+    def __exit__(self, *error: object) -> None:
+        print(f"{self._what:<28} {time.monotonic() - self._started:6.0f} s", flush=True)
+
+
+def _bring(tags: Sequence[str]) -> None:
+    """Have the node's containerd know these images. Layers that they share go there once, in memory if there is room.
+
+    Raises:
+        BuildError: the import failed.
+    """
+    identities = {tag: run(*BUILDAH, "images", "--no-trunc", "--quiet", tag).strip() for tag in tags}
+    note = STATE / "images.json"
+    known = json.loads(note.read_text()) if note.exists() else {}
+    new = [tag for tag in tags if known.get(tag) != identities[tag]]
+    if not new:
+        return
+    memory = Path("/dev/shm")
+    room = shutil.disk_usage(memory).free if memory.is_dir() else 0
+    with tempfile.TemporaryDirectory(prefix="psr-images-", dir=memory if room > ROOM else STATE) as folder:
+        for tag in new:
+            run(*BUILDAH, "push", "--disable-compression", "--quiet", tag, f"oci:{folder}:{tag}")
+        index = Path(folder) / "index.json"
+        content = json.loads(index.read_text())
+        for item in content["manifests"]:  # how containerd is told a name as it stands
+            item["annotations"]["io.containerd.image.name"] = item["annotations"]["org.opencontainers.image.ref.name"]
+        index.write_text(json.dumps(content))
+        with subprocess.Popen(["tar", "-C", folder, "-cf", "-", "."], stdout=subprocess.PIPE) as tar:
+            done = subprocess.run(
+                [*CTR, "images", "import", "-"], stdin=tar.stdout, capture_output=True, text=True, check=False
+            )
+        if done.returncode != 0:
+            raise BuildError(f"ctr images import ended with {done.returncode}:\n{done.stderr[-3000:]}")
+    note.write_text(json.dumps(identities))
+
+
+def size(tag: str) -> int:
+    """Bytes of an image's layers, those of its base included."""
+    with tempfile.TemporaryDirectory(prefix="psr-size-", dir=STATE) as folder:
+        archive = Path(folder) / "image.tar"
+        run(*BUILDAH, "push", "--disable-compression", "--quiet", tag, f"docker-archive:{archive}")
+        return archive.stat().st_size
+
+
+def _make_base() -> None:
+    if subprocess.run([*BUILDAH, "inspect", BASE], capture_output=True, check=False).returncode == 0:
+        return
+    with _told(BASE), tempfile.TemporaryDirectory(prefix="psr-base-") as folder:
+        tool = shutil.which("mmdebstrap") or "mmdebstrap"
+        archive = str(Path(folder) / "base.tar")
+        run(tool, "--quiet", "--variant=apt", f"--include={','.join(PACKAGES)}", "bookworm", archive)
+        (Path(folder) / "Dockerfile").write_text("FROM scratch\nADD base.tar /\n")
+        run(*BUILDAH, "bud", "--isolation=chroot", "-t", BASE, folder)
+
+
+def _make_vllm(tag: str) -> None:
+    packages = "/opt/psr/lib/python3*/site-packages"
+    text = f"""FROM {INFERENCE}:{TAG}
+USER 0:0
+RUN rm -rf {packages}/psr_runtime {packages}/psr_operator {packages}/psr-*.dist-info {packages}/boto*
+USER 65532:65532
+"""
+    _make(tag, text)
+
+
+def _make_s3(tag: str) -> None:
+    """SeaweedFS, as its package for Python brings it."""
+    text = f'FROM {BASE}\nCOPY weed /usr/local/bin/weed\nUSER 65532:65532\nENTRYPOINT ["weed"]\n'
+    _make(tag, text, program())
+
+
+def _make(tag: str, text: str, *files: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="psr-image-") as folder:
+        for file in files:
+            shutil.copy(file, folder)
+        (Path(folder) / "Dockerfile").write_text(text)
+        run(*BUILDAH, "bud", "--isolation=chroot", "--layers", "-t", tag, folder)

@@ -1,0 +1,45 @@
+"""`psr_runtime bring`: another Python finds the package and its libraries, and its own come first."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from psr_runtime.__main__ import main
+
+ASK = """
+import boto3, six, sys, psr_runtime.errors, botocore
+print(psr_runtime.errors.__file__)
+print(boto3.__file__)
+print(six.__file__)
+print("loaders:", bool(botocore.loaders.Loader().list_available_services("service-2")))
+"""
+
+
+def test_another_python_finds_what_was_brought(tmp_path: Path) -> None:
+    folder = tmp_path / "brought"
+    assert main(["bring", str(folder)]) == 0
+    assert main(["bring", str(folder)]) == 0  # a container that was restarted
+    other = tmp_path / "site"
+    other.mkdir()
+    (other / "six.py").write_text("mine = True\n")
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", f"import sys; sys.path.insert(0, {str(other)!r}); {START}{ASK}"],
+        env={"PYTHONPATH": str(folder), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    package, boto3, six, loaders = done.stdout.splitlines()
+    assert package == str(folder / "psr_runtime/errors.py")
+    assert boto3.startswith(str(folder / "libraries"))
+    assert six == str(other / "six.py")
+    assert loaders == "loaders: True"
+    assert not list(folder.rglob("__pycache__"))
+
+
+START = "import sitecustomize\n"
+"""`-S` leaves out this environment's packages and with them what the site module would run."""

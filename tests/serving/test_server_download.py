@@ -1,0 +1,61 @@
+"""A server whose container starts again goes on with the download that the last one began."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoints import publish_checkpoint, random_model
+
+from psr_runtime import s3_transfer
+from psr_runtime.config import ModelSource, ServeStage, StorageAccess
+from psr_runtime.errors import Interrupted
+from psr_runtime.s3_transfer import Transfer
+from psr_runtime.serving.serve import Server
+from psr_runtime.storage import Storage
+from tests.s3_server import start_s3
+
+PART = 5 << 20
+
+
+def test_what_was_fetched_before_is_not_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_transfer, "PART", PART)
+    asked: list[str] = []
+    plain, lock = Transfer._get, threading.Lock()
+
+    def get(self: Transfer, address: Any, tag: str, partial: Any, item: Any) -> bytes:
+        with lock:
+            if item.number not in partial.done:
+                asked.append(f"{address['Key'].rpartition('/')[2]} {item.number}")
+            if breaks and asked[-1] == "ballast.bin 4":
+                raise Interrupted("the node goes away")
+        return plain(self, address, tag, partial, item)
+
+    monkeypatch.setattr(Transfer, "_get", get)
+    with start_s3(tmp_path / "s3") as s3:
+        for name, value in s3.environment().items():
+            monkeypatch.setenv(name, value)
+        access = StorageAccess(endpoint=s3.endpoint)
+        uri = f"s3://{s3.bucket}/m1"
+        work = tmp_path / "work"
+        (work / "serving").mkdir(parents=True)
+        (work / "serving/ballast.bin").write_bytes(os.urandom(6 * PART))
+        publish_checkpoint(Storage(access), uri, work, random_model(seed=1), None)
+        source = ModelSource(uri=uri)
+        config = ServeStage(model=source, storage=access, scratch=str(tmp_path / "scratch"))
+
+        breaks = True
+        with pytest.raises(Interrupted):
+            Server(config, "cpu", threading.Event())._fetch(source)
+        first, breaks = set(asked), False
+        asked.clear()
+        model = Server(config, "cpu", threading.Event())._fetch(source)
+        brought = {name for name in first if name.startswith("ballast.bin")} - {"ballast.bin 4"}
+        assert len(brought) >= 3
+        assert not brought & set(asked)
+        assert "ballast.bin 4" in asked
+        assert (model.folder / "ballast.bin").read_bytes() == (work / "serving/ballast.bin").read_bytes()
+        assert len(list((tmp_path / "scratch/models").iterdir())) == 1
