@@ -136,7 +136,7 @@ class Rehearsal:
             await make_nodes(self.client, scale.nodes, player)
             account = await asyncio.to_thread(grant, plane)
             operator = await asyncio.to_thread(
-                stack.enter_context, start_operator(account, plane.folder, lease_seconds=30.0, poll_seconds=10.0)
+                stack.enter_context, start_operator(account, plane.folder, lease_seconds=scale.lease, poll_seconds=10.0)
             )
             await self._until(operator.leads, "the operator leads", 60.0)
             self._watch(ports)
@@ -190,7 +190,7 @@ class Rehearsal:
         for key, lines in standing_faults(item for item in objects if item["kind"] in PLURALS).items():
             faults[key] += lines
         faults["orphans"] += orphans(objects)
-        vanished = await self._vanish(operator)
+        vanished = await self._vanish() if operator.process.poll() is None else None
         warnings = await self._warnings()
         refused = await asyncio.to_thread(refusals, self.plane.folder, user)
         faults["refused"] += [f"{what} × {count}" for what, count in refused.items() if what[:3] not in ("404", "409")]
@@ -215,7 +215,7 @@ class Rehearsal:
             faults=faults,
         )
 
-    async def _vanish(self, operator: Operator) -> float | None:
+    async def _vanish(self) -> float | None:
         """Delete all runs and wait until nothing of them is left; the seconds."""
         kinds = [kind for kind in KINDS_OF_RUNS if kind not in ("ConfigMap", "Secret")]
         begun = time.monotonic()
@@ -229,8 +229,6 @@ class Rehearsal:
             await asyncio.sleep(2.0)
             left = [kind for kind in kinds if (await self._page(kind, 1))["items"]]
             looks = 0 if left else looks + 1
-            if operator.process.poll() is not None:
-                break
         seconds = time.monotonic() - begun
         # Those of which the namespace has some of its own.
         ours = [item for kind in ("ConfigMap", "Secret") for item in await self._list(kind)]
@@ -350,10 +348,17 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=100, metavar="N", help="with 8 GPUs each (default: 100)")
     parser.add_argument("--pace", type=float, default=1.0, metavar="X", help="factor of the pods' delays (default: 1)")
     parser.add_argument("--limit", type=float, default=1800.0, metavar="S", help="until all are Ready (default: 1800)")
+    parser.add_argument(
+        "--lease-seconds",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="of the operator; more where the machine is busy with other things as well (default: 30)",
+    )
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where logs stay (default: nowhere)")
     parser.add_argument("--out", type=Path, default=ROOT / "out/bench/scale.json", metavar="FILE")
     given = parser.parse_args()
-    scale = Scale(given.runs, given.iterations, given.nodes, given.pace, given.limit)
+    scale = Scale(given.runs, given.iterations, given.nodes, given.pace, given.limit, given.lease_seconds)
     with contextlib.ExitStack() as stack:
         folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="psr-scale-")))
         try:

@@ -43,6 +43,7 @@ class Scale:
         nodes: with 8 GPUs each.
         pace: factor of the delays of pods.
         limit: seconds until all runs must be Ready.
+        lease: seconds of the operator's Lease.
     """
 
     runs: int = 200
@@ -50,6 +51,7 @@ class Scale:
     nodes: int = 100
     pace: float = 1.0
     limit: float = 1800.0
+    lease: float = 30.0
 
     @property
     def jobs(self) -> int:

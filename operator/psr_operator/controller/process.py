@@ -86,6 +86,7 @@ class Process:
         self.queue = Queue(time.monotonic)
         self._stop = asyncio.Event()
         self._known = asyncio.Event()
+        self._reached = asyncio.Event()
 
     async def run(self) -> int:
         options = self.options
@@ -94,7 +95,7 @@ class Process:
         client.written = lambda verb, _path: self.metrics.writes.labels(verb).inc()
         self._take_signals()
         try:
-            async with serve(self.metrics, options.port, lambda: True, lambda: True) as port:
+            async with serve(self.metrics, options.port, self._reached.is_set, lambda: True) as port:
                 log.info("health and metrics on port %s", port)
                 return await self._lead(client, lease)
         finally:
@@ -137,6 +138,7 @@ class Process:
         while True:
             try:
                 found = await client.get(f"/apis/{GROUP}/{VERSION}")
+                self._reached.set()  # a replica that cannot talk to the apiserver is ready for nothing
                 missing = set(PLURALS.values()) - {item["name"] for item in (found or {}).get("resources", ())}
                 if not missing:
                     break
