@@ -63,6 +63,9 @@ bench-operator: $(DEV)/ready $(CONTROL)/ready ## the operator against a plain ko
 	$(DEV)/bin/python tests/control_plane/build.py
 	$(DEV)/bin/python -m benchmarks.operator
 
+bench-s3: $(DEV)/ready .venv/bench-s3/ready ## our S3 transfer against awscli, boto3, awscrt and obstore (out/bench/s3.json)
+	$(DEV)/bin/python -m benchmarks.s3
+
 lint: $(DEV)/ready ## ruff, mypy --strict, import contracts
 	$(DEV)/bin/ruff check .
 	$(DEV)/bin/ruff format --check .
@@ -113,6 +116,11 @@ $(DEV)/ready: requirements/dev.txt pyproject.toml | $(UV)
 $(CONTROL)/ready: requirements/control-plane.txt | $(UV)
 	$(UV) venv -q --allow-existing --python $(PYTHON) $(CONTROL)
 	VIRTUAL_ENV=$(CONTROL) $(UV) pip sync -q --require-hashes requirements/control-plane.txt
+	@touch $@
+
+.venv/bench-s3/ready: requirements/bench-s3.txt | $(UV)
+	$(UV) venv -q --allow-existing --python $(PYTHON) .venv/bench-s3
+	VIRTUAL_ENV=.venv/bench-s3 $(UV) pip sync -q --require-hashes requirements/bench-s3.txt
 	@touch $@
 
 define environment

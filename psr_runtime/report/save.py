@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from psr_runtime.artefact import require_manifest
+from psr_runtime.artefact import read_file, require_manifest
 from psr_runtime.report.compare import table, with_controls
-from psr_runtime.storage import Storage, join
+from psr_runtime.storage import Storage
 
 
 def save_report(storage: Storage, uri: str, folder: Path, controls: Mapping[str, str]) -> str:
@@ -27,7 +27,7 @@ def save_report(storage: Storage, uri: str, folder: Path, controls: Mapping[str,
         DataError: one of the URIs holds something else.
     """
     results = with_controls(_results(storage, uri), {name: _results(storage, at) for name, at in controls.items()})
-    page = storage.read(join(uri, "report.html"))
+    page = read_file(storage, uri, "report.html")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.html").write_bytes(page)
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
@@ -36,5 +36,5 @@ def save_report(storage: Storage, uri: str, folder: Path, controls: Mapping[str,
 
 def _results(storage: Storage, uri: str) -> dict[str, Any]:
     require_manifest(storage, uri, ("report",))
-    found: dict[str, Any] = json.loads(storage.read(join(uri, "results.json")))
+    found: dict[str, Any] = json.loads(read_file(storage, uri, "results.json"))
     return found

@@ -116,6 +116,7 @@ def test_nothing_is_written_while_nothing_happens(place: Place, tmp_path: Path) 
     before = place.versions()
     count = sum("/psr.dev/" in name for name in before)
     assert count > FINISHED
+    begun = datetime.now(UTC)
     with start_operator(
         place.account,
         tmp_path,
@@ -125,6 +126,7 @@ def test_nothing_is_written_while_nothing_happens(place: Place, tmp_path: Path) 
         resync_seconds=RESYNC_SECONDS,
     ) as operator:
         place.player.until(lambda: has_looked_at(operator, count), "a look at every object", SECONDS)
+        place.player.until(lambda: has_begun_to_watch(place, begun), "watches of every kind", SECONDS)
         since = datetime.now(UTC)
         time.sleep(IDLE_SECONDS)
         requests = place.requests(since)
@@ -183,10 +185,11 @@ WORKLOADS = {
     "round-dpo-a1": ("StepDPOJob", "round-dpo", "Training"),
 }
 """What says so while each is at work."""
+WATCHED = tuple(f"{kind.lower()}s" for kind in (*KINDS, "Job", "Deployment", "Pod"))
 IDLE_REQUESTS = {
     "get leases",
     "update leases",
-    *(f"{verb} {kind.lower()}s" for kind in (*KINDS, "Job", "Deployment", "Pod") for verb in ("list", "watch")),
+    *(f"{verb} {kinds}" for kinds in WATCHED for verb in ("list", "watch")),
 }
 """All that an idle operator asks for: its Lease, and now and then everything."""
 
@@ -215,6 +218,12 @@ def has_looked_at(operator: Operator, count: int) -> bool:
         for name in ("psr_reconcile_seconds_count", "psr_queue_length")
     )
     return looked >= count and left == 0
+
+
+def has_begun_to_watch(place: Place, since: datetime) -> bool:
+    """Whether every kind was listed twice: before there are watches, and at their begin."""
+    lists = Counter(what(item) for item in place.requests(since) if item["verb"] == "list")
+    return all(lists[f"list {kinds}"] >= 2 for kinds in WATCHED)
 
 
 def what(request: Object) -> str:

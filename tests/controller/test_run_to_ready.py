@@ -317,17 +317,25 @@ def check_roots(recording: Recording) -> None:
 
 def check_events(stage: Stage) -> None:
     """There is an event for each transition that is worth one, in order, and none besides."""
-    items = stage.plane.request("GET", f"/api/v1/namespaces/{stage.namespace}/events")["items"]
-    ours = [item for item in items if item["source"].get("component") == "psr-operator"]
-    found: dict[str, list[str]] = {}
-    for item in sorted(ours, key=lambda item: int(item["metadata"]["resourceVersion"])):
-        about = item["involvedObject"]
-        found.setdefault(f"{about['kind']}/{about['name']}", []).append(item["reason"])
-        assert item["message"]
     owned = {v.name for v in stage.recording.versions() if v.item["metadata"].get("ownerReferences")}
     changes = changes_of(stage.recording)
     wanted = {name: eventful(lines, root=name not in owned) for name, lines in changes.items()}
+    # An event comes after the status that it tells of: the last one may still be on its way.
+    count = sum(map(len, wanted.values()))
+    stage.player.until(lambda: len(_events(stage)) >= count, "the last event", SECONDS)
+    items = _events(stage)
+    found: dict[str, list[str]] = {}
+    for item in sorted(items, key=lambda item: int(item["metadata"]["resourceVersion"])):
+        about = item["involvedObject"]
+        found.setdefault(f"{about['kind']}/{about['name']}", []).append(item["reason"])
+        assert item["message"]
     assert found == {name: reasons for name, reasons in wanted.items() if reasons}
+
+
+def _events(stage: Stage) -> list[dict[str, Any]]:
+    """The operator's own events."""
+    items = stage.plane.request("GET", f"/api/v1/namespaces/{stage.namespace}/events")["items"]
+    return [item for item in items if item["source"].get("component") == "psr-operator"]
 
 
 def eventful(changes: list[str], *, root: bool) -> list[str]:

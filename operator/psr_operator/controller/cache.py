@@ -6,8 +6,6 @@ at; only the last few are kept parsed: thousands of them are known, a few are lo
 
 from __future__ import annotations
 
-import json
-import zlib
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +15,7 @@ from typing import Any, TypeVar
 from psr_operator.api import Resource
 from psr_operator.api.stored import parse
 from psr_operator.controller.facts import DeploymentFacts, JobFacts, PodFacts
+from psr_operator.controller.packed import Packed, Packer
 from psr_operator.controller.queue import Key
 
 Raw = Mapping[str, Any]
@@ -34,7 +33,7 @@ class Entry:
         owner: uid of the object of ours that controls it, "" for none.
         names: of the PolicyServers that its spec refers to.
         ended: whether it is Ready or Stalled, so that its parent has something to decide.
-        packed: its JSON, compressed.
+        packed: the object.
         checked: generation and hash of the wanted spec that were last found to be the same; see `apply.py`.
     """
 
@@ -45,16 +44,16 @@ class Entry:
     names: tuple[str, ...]
     deleting: bool
     ended: bool
-    packed: bytes
+    packed: Packed
     checked: tuple[int, int] = (0, 0)
 
     def raw(self) -> dict[str, Any]:
         """The object as the apiserver gave it, without what nobody reads."""
-        found: dict[str, Any] = json.loads(zlib.decompress(self.packed))
-        return found
+        return self.packed.raw()
 
 
 Facts = TypeVar("Facts", JobFacts, PodFacts, DeploymentFacts)
+Item = TypeVar("Item")
 
 
 @dataclass
@@ -62,25 +61,24 @@ class Shelf:
     """Facts of one foreign kind by uid, and by the object of ours that they belong to."""
 
     by_uid: dict[str, Any] = field(default_factory=dict)
-    by_object: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    by_object: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def put(self, facts: Any) -> bool:
         """Take in facts; older ones than are known change nothing. Tells whether anything is new."""
         before = self.by_uid.get(facts.uid)
         if before is not None and before.version >= facts.version:
             return False
+        if before is None or before.belongs.uid != facts.belongs.uid:
+            self.drop(facts.uid)
+            self.by_object[facts.belongs.uid] = (*self.by_object.get(facts.belongs.uid, ()), facts.uid)
         self.by_uid[facts.uid] = facts
-        self.by_object[facts.belongs.uid].add(facts.uid)
         return True
 
     def drop(self, uid: str) -> Any:
         """Forget what is gone; what was known of it."""
         facts = self.by_uid.pop(uid, None)
         if facts is not None:
-            ours = self.by_object[facts.belongs.uid]
-            ours.discard(uid)
-            if not ours:
-                del self.by_object[facts.belongs.uid]
+            _without(self.by_object, facts.belongs.uid, uid)
         return facts
 
     def of(self, uid: str) -> list[Any]:
@@ -93,9 +91,10 @@ class Cache:
 
     def __init__(self) -> None:
         self._entries: dict[Key, Entry] = {}
-        self._children: dict[str, set[Key]] = defaultdict(set)
+        self._children: dict[str, tuple[Key, ...]] = {}
         self._readers: dict[tuple[str, str], set[Key]] = defaultdict(set)
         self._keys: dict[str, Key] = {}
+        self._packer = Packer()
         self._parsed: OrderedDict[str, tuple[int, Resource]] = OrderedDict()
         self.jobs = Shelf()
         self.pods = Shelf()
@@ -111,25 +110,25 @@ class Cache:
         version = int(meta["resourceVersion"])
         if before is not None and before.uid == meta["uid"] and before.version >= version:
             return None
-        if before is not None:
-            self._unlink(key, before)
         kept = {**raw, "metadata": {name: value for name, value in meta.items() if name not in UNREAD}}
         owners = [item for item in meta.get("ownerReferences") or () if item.get("controller")]
         entry = Entry(
-            uid=meta["uid"],
+            uid=intern(meta["uid"]),
             version=version,
             generation=int(meta.get("generation", 0)),
             owner=intern(owners[0]["uid"]) if owners else "",
             names=_servers_named(raw),
             deleting="deletionTimestamp" in meta,
             ended=_ended(raw),
-            packed=zlib.compress(json.dumps(kept, separators=(",", ":")).encode(), 1),
+            packed=self._packer.pack(key.kind, kept),
             checked=before.checked if before is not None and before.uid == meta["uid"] else (0, 0),
         )
+        if before is not None:
+            self._unlink(key, before)
         self._entries[key] = entry
         self._keys[entry.uid] = key
         if entry.owner:
-            self._children[entry.owner].add(key)
+            self._children[entry.owner] = (*self._children.get(entry.owner, ()), key)
         for name in entry.names:
             self._readers[(key.namespace, name)].add(key)
         return entry
@@ -172,6 +171,11 @@ class Cache:
         """The key of the object with this uid."""
         return self._keys.get(uid)
 
+    def uids(self) -> Iterator[str]:
+        """Of everything that is known."""
+        for known in (self._keys, self.jobs.by_uid, self.pods.by_uid, self.deployments.by_uid):
+            yield from known
+
     def children(self, uid: str) -> Iterator[Key]:
         """The objects that the object of this uid controls."""
         yield from sorted(self._children.get(uid, ()))
@@ -182,12 +186,12 @@ class Cache:
 
     def _unlink(self, key: Key, entry: Entry) -> None:
         self._keys.pop(entry.uid, None)
-        for index, name in ((self._children, entry.owner), *((self._readers, (key.namespace, n)) for n in entry.names)):
-            found = index.get(name)  # type: ignore[attr-defined]
-            if found is not None:
-                found.discard(key)
-                if not found:
-                    del index[name]  # type: ignore[attr-defined]
+        _without(self._children, entry.owner, key)
+        for name in entry.names:
+            found = self._readers[(key.namespace, name)]
+            found.discard(key)
+            if not found:
+                del self._readers[(key.namespace, name)]
 
     # --- what they own
 
@@ -199,7 +203,14 @@ class Cache:
 def key_of(raw: Raw) -> Key:
     """The key of an object of ours."""
     meta = raw["metadata"]
-    return Key(intern(raw["kind"]), intern(meta.get("namespace", "")), meta["name"])
+    return Key(intern(raw["kind"]), intern(meta.get("namespace", "")), intern(meta["name"]))
+
+
+def _without(index: dict[str, tuple[Item, ...]], name: str, item: Item) -> None:
+    """Take an item out of an index. Its values are tuples: most are of one or two, and an empty set takes 216 bytes."""
+    left = tuple(other for other in index.pop(name, ()) if other != item)
+    if left:
+        index[name] = left
 
 
 def _ended(raw: Raw) -> bool:
@@ -211,4 +222,4 @@ def _servers_named(raw: Raw) -> tuple[str, ...]:
     spec = raw.get("spec") or {}
     server = spec.get("server")
     named = server.get("ref") if isinstance(server, Mapping) else None
-    return tuple(sorted({str(name) for name in (named, spec.get("afterRelease")) if name}))
+    return tuple(sorted({intern(str(name)) for name in (named, spec.get("afterRelease")) if name}))

@@ -14,7 +14,7 @@ import kopf
 
 FIELD_MANAGER = "psr-operator"
 REQUEST_SECONDS = 30.0
-PAGE = 500
+PAGE = 100
 WRITING = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
 """A field that the apiserver does not know is an error, not something to be dropped: manifests hold free-form parts."""
 BODY = {"json": "application/json", "merge": "application/merge-patch+json"}

@@ -135,8 +135,8 @@ def job_facts(raw: Raw) -> JobFacts | None:
     found = {item["type"]: item for item in status.get("conditions") or () if item.get("status") == "True"}
     ended = next((name for name in ("Complete", "Failed") if name in found), None)
     return JobFacts(
-        name=meta["name"],
-        uid=meta["uid"],
+        name=intern(meta["name"]),
+        uid=intern(meta["uid"]),
         version=int(meta["resourceVersion"]),
         belongs=belongs,
         owner=_controller(meta),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -28,7 +29,7 @@ from psr_operator.controller.lease import Lease, LeaseLost, Times
 from psr_operator.controller.metrics import Metrics, serve
 from psr_operator.controller.queue import Key, Queue
 from psr_operator.controller.reconcile import OBSTACLE_SECONDS, Reconciler
-from psr_operator.controller.watches import Watches, settings_for_watching
+from psr_operator.controller.watches import NoMemories, Watches, settings_for_watching
 from psr_operator.render import Settings
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ WORKERS = 16
 EXIT_LOST = 70
 """Exit code on the loss of the lease."""
 TEMPORARY = 75
+TELLING_SECONDS = 10.0
+"""Without an event for an object of the first list, after which what is left of it is looked for."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ def run(options: Options) -> int:
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
     logging.getLogger("kopf").setLevel(logging.WARNING)
+    gc.freeze()  # what is imported stays, so the collector looks at the rest only, and sooner
     try:
         return asyncio.run(Process(options).run())
     except kopf.LoginError as error:
@@ -85,7 +89,6 @@ class Process:
         self.cache = Cache()
         self.queue = Queue(time.monotonic)
         self._stop = asyncio.Event()
-        self._known = asyncio.Event()
         self._reached = asyncio.Event()
 
     async def run(self) -> int:
@@ -164,12 +167,13 @@ class Process:
             progress_port=options.settings.progress_port,
             pace=options.pace,
         )
-        watches = Watches(client, self.cache, self.queue, asker, self._known.set)
+        watches = Watches(client, self.cache, self.queue, asker)
         writer = Writer(client, self.cache, options.settings, watches.noted)
         patience = min(OBSTACLE_SECONDS, options.resync_seconds)
         reconciler = Reconciler(
             client, self.cache, self.queue, writer, asker, made=self._made, obstacle_seconds=patience
         )
+        await self._list_everything(watches)
         registry = kopf.OperatorRegistry()
         watches.register(registry, client.credentials)
         tasks = [
@@ -193,6 +197,7 @@ class Process:
         tasks = await kopf.spawn_tasks(
             registry=registry,
             settings=settings_for_watching(),
+            memories=NoMemories(),
             standalone=True,
             clusterwide=not self.options.namespaces,
             namespaces=list(self.options.namespaces),
@@ -233,22 +238,47 @@ class Process:
         """A child was made: how long ago that had happened for which it was made."""
         self.metrics.child_delay.observe(time.monotonic() - self.queue.since(key))
 
+    async def _list_everything(self, watches: Watches) -> None:
+        """Take in what exists; an apiserver that has just begun may refuse for a while."""
+        while True:
+            try:
+                await watches.list_everything(self._namespaces())
+                self._count_objects()
+                return
+            except (Refused, Unreachable) as error:
+                log.warning("what exists cannot be listed now: %s", error)
+                await asyncio.sleep(1.0)
+
     async def _look_for_vanished(self, watches: Watches) -> None:
-        namespaces: list[str | None] = list(self.options.namespaces) or [None]
+        """Compare what is known with lists of everything: soon, for what went before kopf watched, then regularly."""
+        pause = min(TELLING_SECONDS, self.options.resync_seconds)
+        while watches.untold:
+            left = len(watches.untold)
+            await asyncio.sleep(pause)
+            if len(watches.untold) == left:
+                await self._compare(watches)
+                pause = min(2 * pause, self.options.resync_seconds)
         while True:
             await asyncio.sleep(self.options.resync_seconds)
-            if not self._known.is_set():
-                continue
-            for kind in PLURALS:
-                self.metrics.objects.labels(kind).set(len(self.cache.of_kind(kind)))
-            try:
-                count = await watches.look_for_vanished(namespaces)
-            except (Refused, Unreachable) as error:
-                log.warning("what vanished cannot be looked for now: %s", error)
-                continue
-            if count:
-                log.info("%d objects had gone without a word", count)
-                self.metrics.vanished.inc(count)
+            await self._compare(watches)
+
+    async def _compare(self, watches: Watches) -> None:
+        self._count_objects()
+        try:
+            count = await watches.look_for_vanished(self._namespaces())
+        except (Refused, Unreachable) as error:
+            log.warning("what vanished cannot be looked for now: %s", error)
+            return
+        if count:
+            log.info("%d objects had gone without a word", count)
+            self.metrics.vanished.inc(count)
+
+    def _namespaces(self) -> list[str | None]:
+        return list(self.options.namespaces) or [None]
+
+    def _count_objects(self) -> None:
+        for kind in PLURALS:
+            self.metrics.objects.labels(kind).set(len(self.cache.of_kind(kind)))
 
     def _server_of(self, uid: str) -> PolicyServer | None:
         key = self.cache.key_of_uid(uid)

@@ -1,8 +1,9 @@
 """kopf's side: every event goes to the cache and puts a key into the queue; nothing is decided here.
 
-For each watched kind there is an index and an event handler. kopf calls no event handler before every kind is listed
-and indexed, so the first key comes when everything that exists is known: a planner that does not see a Job yet would
-make it again. Neither leaves an annotation or a finalizer on anything.
+Before kopf begins, everything is listed once, page by page: a planner that does not see a Job yet would make it again.
+kopf's own barrier for that, an index, would hold every object and a task for each of them until the last one is listed:
+40 KB an object. Then there is an event handler for each watched kind, which leaves no annotation or finalizer on
+anything.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import kopf
+from kopf._core.reactor.inventory import ResourceMemories, ResourceMemory
 
 from psr_operator.api import GROUP, VERSION
 from psr_operator.controller.apply import PLURALS, collection_of
@@ -48,16 +50,15 @@ class Watches:
     """What happens with events.
 
     Attributes:
-        ready: told once everything that exists is known.
+        untold: uids of what was listed before kopf began and no event has told of yet. kopf lists again, so in the end
+            only those are left that went in between.
     """
 
     client: Client
     cache: Cache
     queue: Queue
     asker: Asker
-    ready: Callable[[], None] = lambda: None
-    _open: bool = False
-    _unseen: set[str] = field(default_factory=set)
+    untold: set[str] = field(default_factory=set)
 
     def register(self, registry: kopf.OperatorRegistry, login: Callable[[], kopf.AiohttpSession]) -> None:
         """Tell kopf what to watch."""
@@ -72,45 +73,30 @@ class Watches:
             self._watch_foreign(registry, kind, resource, facts_of)
 
     def _watch_ours(self, registry: kopf.OperatorRegistry, kind: str, plural: str) -> None:
-        @kopf.index(GROUP, VERSION, plural, id=f"{kind}-known", registry=registry)
-        async def known(body: kopf.Body, **_: Any) -> None:
-            if not self._open:  # afterwards the event handler must find out what is new
-                self.cache.put(_raw(body, kind))
-                self._unseen.add(body["metadata"]["uid"])
-
         @kopf.on.event(GROUP, VERSION, plural, id=f"{kind}-event", registry=registry)
         async def event(body: kopf.Body, type: str | None, **_: Any) -> None:
-            raw = _raw(body, kind)
-            self.ours(raw, gone=type == "DELETED", listed=type is None)
+            self.ours(_raw(body, kind), gone=type == "DELETED")
 
     def _watch_foreign(
         self, registry: kopf.OperatorRegistry, kind: str, resource: tuple[str, ...], facts_of: Callable[..., Any]
     ) -> None:
-        @kopf.index(*resource, id=f"{kind}-known", registry=registry)
-        async def known(body: kopf.Body, **_: Any) -> None:
-            facts = facts_of(body)
-            if facts is not None:
-                self.cache.shelf(kind).put(facts)
-
         @kopf.on.event(*resource, id=f"{kind}-event", registry=registry)
         async def event(body: kopf.Body, type: str | None, **_: Any) -> None:
-            self.foreign(kind, facts_of(body), gone=type == "DELETED")
+            self.foreign(kind, facts_of(body), gone=type == "DELETED", listed=type is None)
 
     # --- what an event leads to
 
-    def ours(self, raw: Mapping[str, Any], *, gone: bool, listed: bool) -> None:
+    def ours(self, raw: Mapping[str, Any], *, gone: bool) -> None:
         """An object of ours was listed, changed, or is gone."""
-        self._opened()
         key, uid = key_of(raw), raw["metadata"]["uid"]
-        listed |= uid in self._unseen
-        self._unseen.discard(uid)
+        self.untold.discard(uid)
         if gone:
             entry = self.cache.drop(key, uid)
             self.queue.forget(key)
             if entry is not None:
                 self.noted(key, entry, itself=False)
             return
-        entry = self.cache.put(raw) or (self.cache.get(key) if listed else None)
+        entry = self.cache.put(raw)
         if entry is not None:
             self.noted(key, entry)
 
@@ -125,25 +111,21 @@ class Watches:
             for reader in self.cache.readers(key.namespace, key.name):
                 self.queue.add(reader, SETTLE_SECONDS)
 
-    def foreign(self, kind: str, facts: Any, *, gone: bool) -> None:
+    def foreign(self, kind: str, facts: Any, *, gone: bool, listed: bool = False) -> None:
         """A Job, Deployment or pod was listed, changed, or is gone."""
-        self._opened()
         if facts is None:
             return
+        self.untold.discard(facts.uid)
         shelf = self.cache.shelf(kind)
         if gone:
             shelf.drop(facts.uid)
             self._forget(kind, facts)
         else:
-            shelf.put(facts)
+            if not shelf.put(facts) and listed:
+                return
             if kind == "Pod" and facts.server and not facts.ready:
                 self.asker.ask_soon(facts.belongs.uid)
         self._look_at(facts.belongs, SETTLE_SECONDS if gone or _decides(facts, self.cache.jobs) else UNDER_WAY_SECONDS)
-
-    def _opened(self) -> None:
-        """kopf calls its event handlers: everything that exists is known."""
-        self._open = True
-        self.ready()
 
     def _look_at(self, belongs: Belongs, after: float = SETTLE_SECONDS) -> None:
         key = self.cache.key_of_uid(belongs.uid)
@@ -157,6 +139,11 @@ class Watches:
             self.asker.forget_workload(facts.owner, facts.name)
         else:
             self.asker.forget_server(facts.belongs.namespace, facts.name)
+
+    async def list_everything(self, namespaces: list[str | None]) -> None:
+        """Take in what exists, before kopf begins. Arguments: see `look_for_vanished`."""
+        await self.look_for_vanished(namespaces)
+        self.untold = set(self.cache.uids())
 
     async def look_for_vanished(self, namespaces: list[str | None]) -> int:
         """Compare what is known with lists of everything: a watch that begins anew never tells what went meanwhile.
@@ -173,12 +160,13 @@ class Watches:
             found = set()
             for namespace in namespaces:
                 async for raw in self.client.items(collection_of(kind, namespace)):
-                    self.ours({**raw, "kind": kind}, gone=False, listed=False)
+                    self.ours({**raw, "kind": kind}, gone=False)
                     found.add(key_of({**raw, "kind": kind}))
             for key in before - found:
                 entry = self.cache.drop(key)
                 if entry is not None:
                     count += 1
+                    self.untold.discard(entry.uid)
                     self.queue.forget(key)
                     self.noted(key, entry, itself=False)
         for kind, (_, facts_of) in FOREIGN.items():
@@ -216,6 +204,14 @@ def _raw(body: kopf.Body, kind: str) -> dict[str, Any]:
     return {**dict(body), "kind": kind, "metadata": dict(body["metadata"])}
 
 
+class NoMemories(ResourceMemories):
+    """kopf's notes of an object (memo, daemons, retries) end with the event. Nothing here uses them, and kept for each
+    object they take as much memory as the cache."""
+
+    async def recall(self, raw_body: Any, **given: Any) -> ResourceMemory:
+        return await super().recall(raw_body, **{**given, "ephemeral": True})
+
+
 class NoDiff(kopf.DiffBaseStorage):
     """kopf's change handlers are not used: nothing is compared with what was handled last, and nothing is noted."""
 
@@ -239,9 +235,9 @@ def settings_for_watching() -> kopf.OperatorSettings:
     settings.networking.request_timeout = 8
     settings.watching.server_timeout = 600
     settings.watching.client_timeout = 660
-    settings.watching.chunk_size = 500
+    settings.watching.chunk_size = 100
     settings.persistence.diffbase_storage = NoDiff()
-    settings.queueing.idle_timeout = 0.5
+    settings.queueing.idle_timeout = 0.1
     for resource, _ in FOREIGN.values():
         settings.watching.label_selectors[resource[-1] if resource[0] == "v1" else f"{resource[0]}/{resource[-1]}"] = (
             SELECTOR
