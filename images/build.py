@@ -18,8 +18,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-NAMES = ("tools", "operator", "runtime", "inference")
-"""In the order in which they stand on each other."""
+STANDS_ON = {
+    "tools": {"BASE"},
+    "dependencies": {"BASE", "TOOLS"},
+    "operator": {"BASE", "TOOLS"},
+    "runtime": {"TOOLS", "DEPENDENCIES"},
+    "inference": {"TOOLS", "DEPENDENCIES"},
+}
+"""Every image, with the arguments that name what it stands on; later ones stand on earlier ones."""
+NAMES = tuple(STANDS_ON)
 CERTIFICATES = "/etc/ssl/certs"
 
 
@@ -62,7 +69,7 @@ def build(name: str, tag: str, arguments: Mapping[str, str], command: list[str])
     Raises:
         BuildError: the build failed.
     """
-    revision = {} if name == "tools" else {"REVISION": _revision()}
+    revision = {} if name in ("tools", "dependencies") else {"REVISION": _revision()}
     words = [f"--build-arg={key}={value}" for key, value in {**revision, **arguments}.items()]
     run(*command, *words, "-f", f"images/{name}/Dockerfile", "-t", tag, ".")
 
@@ -103,11 +110,11 @@ def main() -> int:
     try:
         command = builder()
         for name in [options.only] if options.only else NAMES:
-            arguments = {"BASE": options.base} if options.base and name != "inference" else {}
-            if name != "tools":
-                arguments["TOOLS"] = tags["tools"]
+            known = {"TOOLS": tags["tools"], "DEPENDENCIES": tags["dependencies"]}
+            known |= {"BASE": options.base} if options.base else {}
+            arguments = {key: known[key] for key in sorted(STANDS_ON[name] & known.keys())}
             if name == "inference":
-                arguments |= {"RUNTIME": tags["runtime"], "ENVIRONMENT": options.environment}
+                arguments["ENVIRONMENT"] = options.environment
             build(name, tags[name], arguments, command)
             print(tags[name], flush=True)
     except BuildError as error:

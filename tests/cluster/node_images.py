@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from images.build import BuildError, build, builder, run
+from images.build import STANDS_ON, BuildError, build, builder, run
 from tests.cluster.node import CTR, STATE
 from tests.s3_server import program
 
@@ -25,8 +25,9 @@ BUILDAH = ("buildah", *STORAGE)
 
 BASE = "psr.test/base:bookworm"
 PACKAGES = ("python3", "python3-venv", "ca-certificates", "libgomp1", "libnuma1")
-TOOLS = "psr.test/psr-tools:a"
+TOOLS, DEPENDENCIES = "psr.test/psr-tools:a", "psr.test/psr-dependencies:a"
 OPERATOR, RUNTIME, INFERENCE = "psr.test/psr-operator", "psr.test/psr-runtime", "psr.test/psr-inference"
+OURS = (OPERATOR, RUNTIME, INFERENCE)
 TAG, NEXT = "a", "b"
 """Two releases. `NEXT` holds the same bytes under another name."""
 VLLM = "psr.test/vllm"
@@ -34,10 +35,13 @@ VLLM = "psr.test/vllm"
 S3 = "psr.test/s3:a"
 ROOM = 10e9
 """Bytes that all layers take."""
-ARGUMENTS = {
-    OPERATOR: ("operator", {"BASE": BASE, "TOOLS": TOOLS}),
-    RUNTIME: ("runtime", {"BASE": BASE, "TOOLS": TOOLS}),
-    INFERENCE: ("inference", {"TOOLS": TOOLS, "RUNTIME": f"{RUNTIME}:{TAG}", "ENVIRONMENT": "cpu"}),
+NAMED = {"BASE": BASE, "TOOLS": TOOLS, "DEPENDENCIES": DEPENDENCIES}
+MADE = {
+    "tools": TOOLS,
+    "dependencies": DEPENDENCIES,
+    "operator": f"{OPERATOR}:{TAG}",
+    "runtime": f"{RUNTIME}:{TAG}",
+    "inference": f"{INFERENCE}:{TAG}",
 }
 
 
@@ -48,17 +52,18 @@ def make() -> None:
         BuildError: an image cannot be built or imported.
     """
     _make_base()
-    with _told(TOOLS):
-        build("tools", TOOLS, {"BASE": BASE}, builder(*STORAGE))
-    for repository, (name, arguments) in ARGUMENTS.items():
-        with _told(f"{repository}:{TAG}"):
-            build(name, f"{repository}:{TAG}", arguments, builder(*STORAGE))
+    for name, tag in MADE.items():
+        arguments = {key: NAMED[key] for key in sorted(STANDS_ON[name])}
+        if name == "inference":
+            arguments["ENVIRONMENT"] = "cpu"
+        with _told(tag):
+            build(name, tag, arguments, builder(*STORAGE))
     for tag, made in ((f"{VLLM}:{NEXT}", _make_vllm), (S3, _make_s3)):
         with _told(tag):
             made(tag)
     with _told("all on the node"):
-        _bring([*(f"{repository}:{TAG}" for repository in ARGUMENTS), f"{VLLM}:{NEXT}", S3])
-        for repository in ARGUMENTS:
+        _bring([*(f"{repository}:{TAG}" for repository in OURS), f"{VLLM}:{NEXT}", S3])
+        for repository in OURS:
             run(*CTR, "images", "tag", "--force", f"{repository}:{TAG}", f"{repository}:{NEXT}")
 
 

@@ -84,7 +84,7 @@ def test_an_object_within_the_segment_of_another_is_refused(storage: Storage, pr
 
 
 WRITER = """
-import asyncio, sys
+import asyncio, os, sys
 from psr_runtime.config import StorageAccess
 from psr_runtime.journal import Journal
 from psr_runtime.storage import Storage
@@ -95,7 +95,7 @@ async def main():
         n = 0
         while True:
             await journal.append({"worker": worker, "n": n})
-            print(worker, n, flush=True)
+            os.write(1, f"{worker} {n}\n".encode())  # in one piece, whenever the end comes
             n += 1
     await asyncio.gather(*(work(worker) for worker in range(4)))
 

@@ -198,6 +198,7 @@ class Process:
             registry=registry,
             settings=settings_for_watching(),
             memories=NoMemories(),
+            identity=kopf.Identity(self.options.identity),  # else it asks for the user's name, which a pod has none of
             standalone=True,
             clusterwide=not self.options.namespaces,
             namespaces=list(self.options.namespaces),
