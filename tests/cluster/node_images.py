@@ -13,7 +13,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from images.build import STANDS_ON, BuildError, build, builder, run
 from tests.cluster.node import CTR, STATE
@@ -22,6 +24,7 @@ from tests.s3_server import program
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "psr" / "images"
 STORAGE = ("--storage-driver=overlay", f"--root={CACHE / 'storage'}", "--runroot=/run/psr-images")
 BUILDAH = ("buildah", *STORAGE)
+QUICK = ("--quiet", "--compression-format=zstd", "--compression-level=1")
 
 BASE = "psr.test/base:bookworm"
 PACKAGES = ("python3", "python3-venv", "ca-certificates", "libgomp1", "libnuma1")
@@ -95,20 +98,44 @@ def _bring(tags: Sequence[str]) -> None:
     memory = Path("/dev/shm")
     room = shutil.disk_usage(memory).free if memory.is_dir() else 0
     with tempfile.TemporaryDirectory(prefix="psr-images-", dir=memory if room > ROOM else STATE) as folder:
-        for tag in new:
-            run(*BUILDAH, "push", "--disable-compression", "--quiet", tag, f"oci:{folder}:{tag}")
-        index = Path(folder) / "index.json"
-        content = json.loads(index.read_text())
-        for item in content["manifests"]:  # how containerd is told a name as it stands
-            item["annotations"]["io.containerd.image.name"] = item["annotations"]["org.opencontainers.image.ref.name"]
-        index.write_text(json.dumps(content))
-        with subprocess.Popen(["tar", "-C", folder, "-cf", "-", "."], stdout=subprocess.PIPE) as tar:
+        whole = _Layout(Path(folder) / "whole")
+        with ThreadPoolExecutor(2) as pool:
+            for _ in pool.map(whole.add, new):
+                pass
+        whole.close()
+        with subprocess.Popen(["tar", "-C", whole.folder, "-cf", "-", "."], stdout=subprocess.PIPE) as tar:
             done = subprocess.run(
                 [*CTR, "images", "import", "-"], stdin=tar.stdout, capture_output=True, text=True, check=False
             )
         if done.returncode != 0:
             raise BuildError(f"ctr images import ended with {done.returncode}:\n{done.stderr[-3000:]}")
     note.write_text(json.dumps(identities))
+
+
+class _Layout:
+    """An OCI image layout of several images; what they share lies in it once. Its methods may run side by side."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._blobs = folder / "blobs" / "sha256"
+        self._blobs.mkdir(parents=True)
+        self._manifests: list[dict[str, Any]] = []
+
+    def add(self, tag: str) -> None:
+        """Put an image of buildah into it."""
+        with tempfile.TemporaryDirectory(dir=self.folder.parent) as one:
+            run(*BUILDAH, "push", *QUICK, tag, f"oci:{one}:{tag}")
+            for blob in (Path(one) / "blobs" / "sha256").iterdir():
+                blob.replace(self._blobs / blob.name)
+            for item in json.loads((Path(one) / "index.json").read_text())["manifests"]:
+                # How containerd is told a name as it stands.
+                item["annotations"]["io.containerd.image.name"] = tag
+                self._manifests.append(item)
+
+    def close(self) -> None:
+        """Write the index."""
+        (self.folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+        (self.folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": self._manifests}))
 
 
 def size(tag: str) -> int:

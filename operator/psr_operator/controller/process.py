@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import kopf
+from kopf._core.engines.peering import Identity
 
 from psr_operator.api import GROUP, VERSION, PolicyServer
 from psr_operator.controller.apply import PLURALS, Writer
@@ -198,7 +199,7 @@ class Process:
             registry=registry,
             settings=settings_for_watching(),
             memories=NoMemories(),
-            identity=kopf.Identity(self.options.identity),  # else it asks for the user's name, which a pod has none of
+            identity=Identity(self.options.identity),  # else it asks for the user's name, which a pod has none of
             standalone=True,
             clusterwide=not self.options.namespaces,
             namespaces=list(self.options.namespaces),
