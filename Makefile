@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-control demo-seeds test test-cluster test-quick control-plane cluster-up cluster-down images \
-  bench-operator bench-s3 lint format crds lock verify clean
+  bench-operator bench-s3 bench-scale lint format crds lock verify clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,10 @@ bench-operator: $(DEV)/ready $(CONTROL)/ready ## the operator against a plain ko
 
 bench-s3: $(DEV)/ready .venv/bench-s3/ready ## our S3 transfer against awscli, boto3, awscrt and obstore (out/bench/s3.json)
 	$(DEV)/bin/python -m benchmarks.s3
+
+bench-scale: $(DEV)/ready $(CONTROL)/ready ## the operator with 200 runs on simulated nodes (out/bench/scale.json)
+	$(DEV)/bin/python tests/control_plane/build.py kube-apiserver kube-controller-manager kube-scheduler kubectl kwok
+	$(DEV)/bin/python -m benchmarks.scale
 
 lint: $(DEV)/ready ## ruff, mypy --strict, import contracts
 	$(DEV)/bin/ruff check .
