@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from psr_operator.controller.apply import collection_of
-from tests.cluster.node_images import RUNTIME, TAG
 from tests.cluster.one_run import start
+from tests.cluster.pods import output_of, run_python
 from tests.cluster.store import BUCKET, Store, upload_folder
 from tests.control_plane.plane import ControlPlane
 from tests.serving.checkpoints import checkpoint, random_model
@@ -138,36 +138,6 @@ def _ask(teams: Teams, name: str, questions: list[tuple[str, dict[str, str]]]) -
 
 
 def _run_python(teams: Teams, name: str, program: str, *arguments: str) -> str:
-    """Run a program in a pod of the second team, as strict as the namespace asks for; what it prints."""
-    pod = {
-        "metadata": {"name": name},
-        "spec": {
-            "restartPolicy": "Never",
-            "automountServiceAccountToken": False,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": 65532,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "containers": [
-                {
-                    "name": "python",
-                    "image": f"{RUNTIME}:{TAG}",
-                    "imagePullPolicy": "IfNotPresent",
-                    "command": ["python3", "-c", program, *arguments],
-                    "securityContext": {
-                        "allowPrivilegeEscalation": False,
-                        "readOnlyRootFilesystem": True,
-                        "capabilities": {"drop": ["ALL"]},
-                    },
-                }
-            ],
-        },
-    }
-    path = collection_of("Pod", teams.second)
-    teams.cluster.request("POST", path, pod)
-    wait = ("wait", f"pod/{name}", "-n", teams.second, "--timeout=300s")
-    teams.cluster.ctl(*wait, "--for=jsonpath={.status.phase}=Succeeded")
-    said = teams.cluster.ctl("logs", name, "-n", teams.second)
-    teams.cluster.ctl("delete", "pod", name, "-n", teams.second, "--wait=true")
-    return said
+    """What a program prints in a pod of the second team."""
+    run_python(teams.cluster, teams.second, name, program, *arguments)
+    return output_of(teams.cluster, teams.second, name)
