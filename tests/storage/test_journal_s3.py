@@ -95,7 +95,7 @@ async def main():
         n = 0
         while True:
             await journal.append({"worker": worker, "n": n})
-            os.write(1, f"{worker} {n}\n".encode())  # in one piece, whenever the end comes
+            os.write(1, f"{worker} {n}\\n".encode())  # in one piece, whenever the end comes
             n += 1
     await asyncio.gather(*(work(worker) for worker in range(4)))
 
