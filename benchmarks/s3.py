@@ -4,10 +4,10 @@
     python -m benchmarks.s3 --quick    128 MB, one round, to see that it works
 
 A checkpoint of four shards of random bytes goes to a real S3 server (SeaweedFS) on this machine and comes back; every
-transfer is a process of its own, the peers take turns within each round, and medians are compared. Ours includes the
-sha256 of every byte, on the way up and on the way down; no peer computes one. What it costs to do so afterwards is
-measured too (`verified`: the peer's seconds and those of sha256 over its files, as many at a time as there are
-processors). Run it on a machine with nothing else to do.
+transfer is a process of its own, the peers take turns within each round, and medians are compared. Ours includes a
+cryptographic digest of every byte: sha256 and BLAKE3 on the way up, BLAKE3 on the way down. No peer computes one. What
+sha256 costs afterwards is measured too (`verified`: the peer's seconds and those of sha256 over its files, as many at a
+time as there are processors). Run it on a machine with nothing else to do.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ s3 =
     multipart_chunksize = 16MB
 """
 DOES = {
-    "ours": "psr_runtime.artefact: sha256 of every file before it is sent and of every byte that comes, compared with "
-    "the manifest; claim, conditional manifest, resumable parts",
+    "ours": "psr_runtime.artefact: sha256 and composite BLAKE3 of every file before it is sent, BLAKE3 of every byte "
+    "that comes, compared with the manifest; claim, conditional manifest, resumable parts of 16 MiB (up: 8 MiB)",
     "awscli": "aws s3 cp --recursive, 8 requests of 16 MB; no digest of a file is computed or compared",
     "boto3": "upload_file and download_file, 8 threads of 16 MiB a file, 4 files; no digest of a file",
     "boto3-crt": "s3transfer on awscrt, parts of 16 MiB; its CRC of parts, no digest of a file",

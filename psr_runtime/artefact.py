@@ -20,11 +20,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from psr_runtime.errors import DataError, InputMissing
+from psr_runtime.hashes import HashName, digest_of, digests_of, has_blake3
 from psr_runtime.pruned import missing_explained
-from psr_runtime.storage import NotFound, Storage, join, name_below, sha256_of
+from psr_runtime.storage import NotFound, Storage, join, name_below
 
 MANIFEST = "manifest.json"
 CLAIM = "claim.json"
@@ -44,12 +52,33 @@ def below(path: str) -> str:
 
 
 class FileEntry(BaseModel):
-    """One file of an artefact: path below its folder, size in bytes, sha256 in hexadecimal."""
+    """One file of an artefact: path below its folder, size in bytes, digests in hexadecimal.
+
+    Attributes:
+        sha256: names the content.
+        composite_blake3: verifies it sooner (`hashes.py`); None, and no field of the JSON, where the writer could not
+            compute it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     path: Annotated[str, AfterValidator(below)]
     size: int
     sha256: str
+    composite_blake3: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document: dict[str, Any] = plain(self)
+        if self.composite_blake3 is None:
+            del document["composite_blake3"]
+        return document
+
+    @property
+    def expected(self) -> tuple[HashName, str]:
+        """The hash by which the file is verified on this machine, and the digest that it must give."""
+        if self.composite_blake3 is not None and has_blake3():
+            return "composite_blake3", self.composite_blake3
+        return "sha256", self.sha256
 
 
 class InputEntry(BaseModel):
@@ -231,7 +260,7 @@ def entries_of(folder: Path) -> list[FileEntry]:
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
 
     def enter(name: str) -> FileEntry:
-        return FileEntry(path=name, size=paths[name].stat().st_size, sha256=sha256_of(paths[name]))
+        return FileEntry(path=name, size=paths[name].stat().st_size, **digests_of(paths[name]))
 
     with ThreadPoolExecutor(PARALLEL) as pool:
         return list(pool.map(enter, paths))
@@ -328,7 +357,8 @@ def other_digest(uri: str, wanted: str, found: str) -> str:
 def fetch(
     storage: Storage, uri: str, to: Path, *, below: str = "", only: Callable[[str], bool] = lambda path: True
 ) -> Path:
-    """Bring an artefact's files to this machine and verify size and sha256 of each.
+    """Bring an artefact's files to this machine and verify size and digest of each, by BLAKE3 where the manifest says
+    it and it can be computed here, else by sha256.
 
     A `file://` artefact is verified where it lies and not copied; others are downloaded to `to`, files that are there
     already with the right content are kept.
@@ -358,8 +388,10 @@ def fetch(
         path, origin = root / entry.path, manifest.place(uri, entry.path)
         if place is not None:
             _verify(path, entry, origin)
-        elif not (path.is_file() and path.stat().st_size == entry.size and sha256_of(path) == entry.sha256):
-            found = storage.download(origin, path)
+            return
+        name, digest = entry.expected
+        if not (path.is_file() and path.stat().st_size == entry.size and digest_of(path, name) == digest):
+            found = storage.download(origin, path, hash=name)
             _fits(origin, entry, path.stat().st_size, found)
 
     with ThreadPoolExecutor(PARALLEL) as pool:
@@ -391,11 +423,13 @@ def _verify(path: Path, entry: FileEntry, uri: str) -> None:
     if not path.is_file():
         raise InputMissing(f"{uri}: the manifest lists this file and it is gone; make the artefact again")
     size = path.stat().st_size
-    _fits(uri, entry, size, sha256_of(path) if size == entry.size else "")
+    _fits(uri, entry, size, digest_of(path, entry.expected[0]) if size == entry.size else "")
 
 
-def _fits(uri: str, entry: FileEntry, size: int, sha256: str) -> None:
+def _fits(uri: str, entry: FileEntry, size: int, found: str) -> None:
+    """Compare size and digest, by `entry.expected`, with the manifest."""
     if size != entry.size:
         raise DataError(f"{uri}: {size} bytes where the manifest says {entry.size}; the file is truncated or foreign")
-    if sha256 != entry.sha256:
-        raise DataError(f"{uri}: sha256 {sha256} where the manifest says {entry.sha256}; the file was changed")
+    name, digest = entry.expected
+    if found != digest:
+        raise DataError(f"{uri}: {name} {found} where the manifest says {digest}; the file was changed")

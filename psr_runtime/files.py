@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
 import secrets
 import shutil
@@ -20,6 +19,7 @@ from typing import Protocol
 from urllib.parse import quote, unquote_to_bytes
 
 from psr_runtime.errors import ConfigurationError, InputMissing, Interrupted
+from psr_runtime.hashes import HashName, digest_of, sha256_of
 
 CHUNK = 1 << 20
 
@@ -48,7 +48,7 @@ class Store(Protocol):
     def sweep(self, uri: str) -> None: ...
     def sha256(self, uri: str) -> str: ...
     def upload(self, path: Path, uri: str, sha256: str, move: bool) -> None: ...
-    def download(self, uri: str, path: Path) -> str: ...
+    def download(self, uri: str, path: Path, hash: HashName) -> str: ...
 
 
 class FileStore:
@@ -148,17 +148,11 @@ class FileStore:
                 os.replace(temporary, target)
                 sync_folder(target.parent)
 
-    def download(self, uri: str, path: Path) -> str:
+    def download(self, uri: str, path: Path, hash: HashName) -> str:
         with file_errors(uri):
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self.path(uri), path)
-            return sha256_of(path)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, 64 hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+            return digest_of(path, hash)
 
 
 def make_folder(folder: Path) -> None:

@@ -26,6 +26,7 @@ from psr_runtime.artefact import (
     below,
     claim,
     conclude,
+    content_of,
     entries_of,
     other_digest,
     read_manifest,
@@ -94,7 +95,8 @@ def publish_part(
         if storage.create(place, part.model_dump_json(indent=1).encode() + b"\n"):
             return part
         earlier = _read(storage, place) or part
-    if (earlier.rank, earlier.ranks, earlier.digest, earlier.files) != (rank, ranks, digest, entries):
+    facts = (earlier.rank, earlier.ranks, earlier.digest, content_of(earlier.files))
+    if facts != (rank, ranks, digest, content_of(entries)):
         raise DataError(f"{place}: rank {rank} has published other files there; give each attempt its own content")
     return earlier
 

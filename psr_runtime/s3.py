@@ -21,6 +21,7 @@ from typing import Any
 from psr_runtime.config import StorageAccess
 from psr_runtime.errors import ConfigurationError, DataError, InputMissing, Interrupted
 from psr_runtime.files import CHUNK, NotFound, StoredObject, file_errors
+from psr_runtime.hashes import HashName
 from psr_runtime.s3_transfer import STREAMS, Transfer, code, status
 
 ATTEMPTS = 5
@@ -139,9 +140,9 @@ class S3Store:
             if not self._transfer.holds(address, path.stat().st_size, sha256):
                 self._transfer.upload(path, address, sha256)
 
-    def download(self, uri: str, path: Path) -> str:
+    def download(self, uri: str, path: Path, hash: HashName) -> str:
         with file_errors(str(path)), s3_errors(uri):
-            return self._transfer.download(_address(uri), path)
+            return self._transfer.download(_address(uri), path, hash)
 
 
 def _address(uri: str) -> dict[str, str]:

@@ -24,20 +24,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from psr_runtime import hashes
 from psr_runtime.errors import Interrupted
 from psr_runtime.files import CHUNK
+from psr_runtime.hashes import PIECE, Composite, Hash, HashName
 
 T = TypeVar("T")
 
 PART = 8 * CHUNK
-"""Bytes of a part; an upload of more than 78 GiB takes larger ones."""
+"""Bytes of a part of an upload; one of more than 78 GiB takes larger ones. Those of a download are `hashes.PART`."""
 MOST_PARTS = 10_000
 """Parts that S3 allows in one object."""
 STREAMS = 8
 """Requests under way at a time, over all files of a store."""
 BUFFERS = 10
-"""Parts in memory at a time, over all files of a store: 80 MiB. (At 16 MiB a part the allocator kept so much beside
-them that a process took 310 MB; it saved a tenth of the client's time.)"""
+"""Parts begun and not yet used in order, over all files of a store. Those of uploads are in memory: 80 MiB. (At 16 MiB
+a part the allocator kept so much beside them that a process took 310 MB.) Those of downloads are
+only in the page cache, where a hash that needs them in order finds them."""
 TRIES = 3
 """How often a file is begun anew because somebody replaced the object, or ended the upload, meanwhile."""
 READS = 5
@@ -231,8 +234,8 @@ class Transfer:
 
     # --- down ----------------------------------------------------------------------------------------------
 
-    def download(self, address: Address, path: Path) -> str:
-        """Bring an object into a file, whole or not at all; its sha256, computed on the way.
+    def download(self, address: Address, path: Path, hash: HashName) -> str:
+        """Bring an object into a file, whole or not at all; its digest, computed on the way.
 
         Parts that an earlier call brought, and whose object has not changed since, are not asked for again.
 
@@ -245,14 +248,17 @@ class Transfer:
             head = self.head(address)
             try:
                 with _Partial.opened(path, head["ETag"], head["ContentLength"]) as partial:
-                    total = hashlib.sha256()
-                    get = functools.partial(self._get, address, head["ETag"], partial)
-                    cut = slices(head["ContentLength"], PART)
+                    total = hashes.new_hash(hash)
+                    get = functools.partial(self._get, address, head["ETag"], partial, isinstance(total, Composite))
+                    cut = slices(head["ContentLength"], hashes.PART)
                     with contextlib.closing(self._in_order(functools.partial(get, item) for item in cut)) as brought:
-                        for data in brought:
-                            total.update(data)
+                        for item, part in zip(cut, brought, strict=True):
+                            if isinstance(total, Composite) and part is not None:
+                                total.add(part)
+                            else:
+                                partial.feed(item, total)
                     partial.finish()
-                return total.hexdigest()
+                return total.digest().hex()
             except ClientError as error:
                 if status(error) != 412:
                     raise
@@ -260,28 +266,42 @@ class Transfer:
             f"s3://{address['Bucket']}/{address['Key']}: it is replaced while it is read; try again later"
         )
 
-    def _get(self, address: Address, tag: str, partial: _Partial, item: Slice) -> bytes:
+    def _get(self, address: Address, tag: str, partial: _Partial, composite: bool, item: Slice) -> Hash | None:
+        """Bring a part into its place; an answer that breaks off is gone on with where it broke.
+
+        Returns:
+            The hash of the part, if it is to be a composite one's.
+        """
         from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 
+        part = Composite.part() if composite else None
         if item.number in partial.done:
-            return partial.read(item)
-        end = item.start + item.length - 1
+            if part is not None:
+                partial.feed(item, part)
+            return part
+        at, end = item.start, item.start + item.length
         for attempt in range(READS):
             try:
-                answer = self._client.get_object(**address, Range=f"bytes={item.start}-{end}", IfMatch=tag)
-                data: bytes = answer["Body"].read()
+                answer = self._client.get_object(**address, Range=f"bytes={at}-{end - 1}", IfMatch=tag)
+                with contextlib.closing(answer["Body"]) as body:
+                    while data := body.read(PIECE):
+                        if len(data) > end - at:
+                            raise _ill_cut(address, item, "more")
+                        partial.write(at, data)
+                        if part is not None:
+                            part.update(data)
+                        at += len(data)
                 break
             except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
+                if at == end:
+                    break
                 if attempt == READS - 1:
                     raise
                 time.sleep(0.1 * 2**attempt)
-        if len(data) != item.length:
-            raise Interrupted(
-                f"s3://{address['Bucket']}/{address['Key']}: {len(data)} bytes came where {item.length} from "
-                f"{item.start} were asked for; a proxy in between may not know ranges"
-            )
-        partial.write(item, data)
-        return data
+        if at != end:
+            raise _ill_cut(address, item, "fewer")
+        partial.note(item)
+        return part
 
     # --- both ----------------------------------------------------------------------------------------------
 
@@ -311,6 +331,13 @@ class Transfer:
                 self._buffers.release()
 
 
+def _ill_cut(address: Address, item: Slice, what: str) -> Interrupted:
+    return Interrupted(
+        f"s3://{address['Bucket']}/{address['Key']}: {what} bytes came than the {item.length} from {item.start} that "
+        "were asked for; a proxy in between may not know ranges"
+    )
+
+
 def _tags(answer: Any) -> dict[str, str]:
     return {name: answer[name] for name in ("ETag", "ChecksumCRC32") if answer.get(name)}
 
@@ -337,7 +364,7 @@ class _Partial:
 
     def __init__(self, path: Path, handle: int, place: Path, notes: Path, tag: str, size: int) -> None:
         self._path, self._handle, self._place, self._notes = path, handle, place, notes
-        head = json.dumps({"tag": tag, "size": size, "part": PART, "boot": _boot()})
+        head = json.dumps({"tag": tag, "size": size, "part": hashes.PART, "boot": _boot()})
         lines = notes.read_text().split("\n") if notes.is_file() else [""]
         self.done: set[int] = set()
         if lines[0] == head and os.fstat(handle).st_size == size:
@@ -377,14 +404,25 @@ class _Partial:
         finally:
             os.close(handle)
 
-    def read(self, item: Slice) -> bytes:
-        return os.pread(self._handle, item.length, item.start)
-
-    def write(self, item: Slice, data: bytes) -> None:
+    def write(self, start: int, data: bytes) -> None:
         written = 0
         while written < len(data):
-            written += os.pwrite(self._handle, memoryview(data)[written:], item.start + written)
+            written += os.pwrite(self._handle, memoryview(data)[written:], start + written)
+
+    def note(self, item: Slice) -> None:
+        """This part is written."""
         os.write(self._log, f"{item.number}\n".encode())
+
+    def feed(self, item: Slice, total: Hash) -> None:
+        """Hash a part that is written."""
+        at, end = item.start, item.start + item.length
+        piece = memoryview(bytearray(PIECE))
+        while at < end:
+            length = os.preadv(self._handle, [piece[: end - at]], at)
+            if not length:
+                raise Interrupted(f"{self._place}: it was cut off by somebody else; run it again")
+            total.update(piece[:length])
+            at += length
 
     def finish(self) -> None:
         """Give the whole file its name."""

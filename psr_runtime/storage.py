@@ -21,7 +21,8 @@ from psr_runtime.config import StorageAccess
 from psr_runtime.errors import ConfigurationError
 from psr_runtime.files import FileStore, Store, StoredObject
 from psr_runtime.files import NotFound as NotFound
-from psr_runtime.files import sha256_of as sha256_of
+from psr_runtime.hashes import HashName
+from psr_runtime.hashes import sha256_of as sha256_of
 
 
 class Storage:
@@ -104,12 +105,12 @@ class Storage:
         """
         self._store(uri).upload(path, uri, sha256 or sha256_of(path), move)
 
-    def download(self, uri: str, path: Path) -> str:
-        """Bring an object's content into a file of this machine; its sha256, 64 hexadecimal digits.
+    def download(self, uri: str, path: Path, *, hash: HashName = "sha256") -> str:
+        """Bring an object's content into a file of this machine; its digest by `hash`, 64 hexadecimal digits.
 
         From `s3://` a call that was cut off is continued: the parts that came stay beside the file until it is whole.
         """
-        return self._store(uri).download(uri, path)
+        return self._store(uri).download(uri, path, hash)
 
     def exists(self, uri: str) -> bool:
         """Whether an object (not a folder) is there."""

@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from psr_runtime import s3_transfer
+from psr_runtime import hashes, s3_transfer
 from psr_runtime.config import StorageAccess
 from psr_runtime.errors import Interrupted
+from psr_runtime.hashes import HashName, digest_of
 from psr_runtime.s3 import S3Store
 from psr_runtime.s3_transfer import PARTIAL, PARTS, slices
 from psr_runtime.storage import Storage, sha256_of
@@ -32,13 +33,13 @@ SIZE = 6 * PART + 17
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from psr_runtime import s3_transfer
+from psr_runtime import hashes, s3_transfer
 from psr_runtime.config import StorageAccess
 from psr_runtime.storage import Storage
 
 what, endpoint, uri, path, part, last = sys.argv[1:]
-s3_transfer.PART, s3_transfer.STREAMS = int(part), 1
-owner, name = {"upload": (s3_transfer.Transfer, "_send"), "download": (s3_transfer._Partial, "write")}[what]
+s3_transfer.PART, hashes.PART, s3_transfer.STREAMS = int(part), int(part), 1
+owner, name = {"upload": (s3_transfer.Transfer, "_send"), "download": (s3_transfer._Partial, "note")}[what]
 plain, count = getattr(owner, name), 0
 
 def counted(*arguments):
@@ -61,6 +62,7 @@ else:
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3_transfer, "PART", PART)
+    monkeypatch.setattr(hashes, "PART", PART)
 
 
 @pytest.fixture
@@ -315,13 +317,14 @@ def ranges(asked: Counter[str]) -> list[int]:
     return sorted(start // PART + 1 for start in starts)
 
 
+@pytest.mark.parametrize("name", ["sha256", "composite_blake3"])
 def test_a_download_that_was_killed_asks_only_for_what_is_missing(
-    s3: S3Server, store: S3Store, asked: Counter[str], stored: str, source: Path, tmp_path: Path
+    s3: S3Server, store: S3Store, asked: Counter[str], stored: str, source: Path, tmp_path: Path, name: HashName
 ) -> None:
     target = tmp_path / "here/weights"
     kill_in_the_middle("download", s3, stored, target, 4)
     assert not target.exists()
-    assert store.download(stored, target) == sha256_of(source)
+    assert store.download(stored, target, name) == digest_of(source, name)
     assert ranges(asked) == [5, 6, 7]
     assert sha256_of(target) == sha256_of(source)
     assert [path.name for path in target.parent.iterdir()] == ["weights"]
@@ -347,7 +350,7 @@ def test_what_a_killed_download_left_counts_only_while_it_is_surely_right(
         os.truncate(notes, notes.stat().st_size - 1)  # the number of part 4 without its end
         anew = [4, 5, 6, 7]
     asked.clear()
-    assert store.download(stored, target) == sha256_of(source)
+    assert store.download(stored, target, "sha256") == sha256_of(source)
     assert ranges(asked) == anew
     assert sha256_of(target) == sha256_of(source)
 
@@ -358,7 +361,7 @@ def test_an_object_that_is_replaced_while_it_is_read_is_read_anew(
     other = os.urandom(3 * PART)
     plain, lock, count = store._transfer._get, threading.Lock(), 0
 
-    def get(*arguments: Any) -> bytes:
+    def get(*arguments: Any) -> Any:
         nonlocal count
         with lock:
             count += 1
@@ -368,17 +371,18 @@ def test_an_object_that_is_replaced_while_it_is_read_is_read_anew(
         return plain(*arguments)
 
     monkeypatch.setattr(store._transfer, "_get", get)
-    store.download(stored, tmp_path / "here")
+    assert store.download(stored, tmp_path / "here", "composite_blake3")
     assert (tmp_path / "here").read_bytes() == other
 
 
-def test_a_part_whose_answer_breaks_off_is_asked_for_again(
-    s3: S3Server, stored: str, source: Path, tmp_path: Path
+@pytest.mark.parametrize("name", ["sha256", "composite_blake3"])
+def test_a_part_whose_answer_breaks_off_is_gone_on_with(
+    s3: S3Server, stored: str, source: Path, tmp_path: Path, name: HashName
 ) -> None:
     with wire_to(s3.endpoint) as wire:
         through = S3Store(StorageAccess(endpoint=wire.endpoint))
         wire.cut_after = PART // 2
-        assert through.download(stored, tmp_path / "here") == sha256_of(source)
+        assert through.download(stored, tmp_path / "here", name) == digest_of(source, name)
         assert wire.cut_after is None
     assert sha256_of(tmp_path / "here") == sha256_of(source)
 
@@ -388,7 +392,8 @@ def test_two_downloads_to_one_place_at_a_time_do_not_mix(
 ) -> None:
     found: list[str] = []
     readers = [
-        threading.Thread(target=lambda: found.append(store.download(stored, tmp_path / "here"))) for _ in range(4)
+        threading.Thread(target=lambda: found.append(store.download(stored, tmp_path / "here", "sha256")))
+        for _ in range(4)
     ]
     for reader in readers:
         reader.start()
