@@ -64,6 +64,7 @@ def make() -> None:
     for tag, made in ((f"{VLLM}:{NEXT}", _make_vllm), (S3, _make_s3)):
         with _told(tag):
             made(tag)
+    run(*BUILDAH, "rmi", "--prune")  # what earlier builds have left
     with _told("all on the node"):
         _bring([*(f"{repository}:{TAG}" for repository in OURS), f"{VLLM}:{NEXT}", S3])
         for repository in OURS:
