@@ -91,22 +91,31 @@ def _revision() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
+def tags_of(registry: str, version: str) -> dict[str, str]:
+    """The names under which the images are built."""
+    return {name: f"{registry}/psr-{name}:{version}" for name in NAMES}
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(
         prog="python images/build.py",
         description=(__doc__ or "").split("\n")[0],
         epilog=(__doc__ or "").split("\n\n")[-1],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
+    found.add_argument(
         "--registry", default="psr", metavar="NAME", help="what stands before /psr-operator (default: psr)"
     )
-    parser.add_argument("--version", default="0.1.0", metavar="TAG", help="default: 0.1.0")
-    parser.add_argument("--base", metavar="IMAGE", help="base image (default: that of the Dockerfiles)")
-    parser.add_argument("--environment", choices=["gpu", "cpu"], default="gpu", help="of the inference image")
-    parser.add_argument("--only", choices=NAMES, help="build only this one")
-    options = parser.parse_args()
-    tags = {name: f"{options.registry}/psr-{name}:{options.version}" for name in NAMES}
+    found.add_argument("--version", default="0.1.0", metavar="TAG", help="default: 0.1.0")
+    found.add_argument("--base", metavar="IMAGE", help="base image (default: that of the Dockerfiles)")
+    found.add_argument("--environment", choices=["gpu", "cpu"], default="gpu", help="of the inference image")
+    found.add_argument("--only", choices=NAMES, help="build only this one")
+    return found
+
+
+def main() -> int:
+    options = parser().parse_args()
+    tags = tags_of(options.registry, options.version)
     try:
         command = builder()
         for name in [options.only] if options.only else NAMES:
