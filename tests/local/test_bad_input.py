@@ -90,7 +90,7 @@ def test_a_checkpoint_that_does_not_fit_its_manifest(
     common["model"] = {"uri": uri}
     code, message = ends(tmp_path, stand_in, evaluation(common, problems))
     assert code == 65
-    assert f"{uri}/serving/model.safetensors: sha256 " in message
+    assert f"{uri}/serving/model.safetensors: composite_blake3 " in message
     assert "the file was changed" in message
 
 

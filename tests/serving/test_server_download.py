@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from checkpoints import publish_checkpoint, random_model
 
-from psr_runtime import s3_transfer
+from psr_runtime import hashes, s3_transfer
 from psr_runtime.config import ModelSource, ServeStage, StorageAccess
 from psr_runtime.errors import Interrupted
 from psr_runtime.s3_transfer import Transfer
@@ -22,17 +22,18 @@ PART = 5 << 20
 
 
 def test_what_was_fetched_before_is_not_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3_transfer, "PART", PART)
+    for module in (hashes, s3_transfer):
+        monkeypatch.setattr(module, "PART", PART)
     asked: list[str] = []
     plain, lock = Transfer._get, threading.Lock()
 
-    def get(self: Transfer, address: Any, tag: str, partial: Any, item: Any) -> bytes:
+    def get(self: Transfer, address: Any, tag: str, partial: Any, composite: bool, item: Any) -> Any:
         with lock:
             if item.number not in partial.done:
                 asked.append(f"{address['Key'].rpartition('/')[2]} {item.number}")
             if breaks and asked[-1] == "ballast.bin 4":
                 raise Interrupted("the node goes away")
-        return plain(self, address, tag, partial, item)
+        return plain(self, address, tag, partial, composite, item)
 
     monkeypatch.setattr(Transfer, "_get", get)
     with start_s3(tmp_path / "s3") as s3:
