@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,7 +48,7 @@ def helm(cluster: ControlPlane, *arguments: str, stdin: str | None = None) -> st
 
 def install(cluster: ControlPlane, wanted: Mapping[str, Any]) -> str:
     """`helm upgrade --install`, until the operator's replicas are available. Returns what Helm says."""
-    return helm(
+    said = helm(
         cluster,
         "upgrade",
         "--install",
@@ -59,6 +60,8 @@ def install(cluster: ControlPlane, wanted: Mapping[str, Any]) -> str:
         "--values=-",
         stdin=json.dumps(wanted),
     )
+    shutil.rmtree(cluster.discovered, ignore_errors=True)  # the kinds are new
+    return said
 
 
 def uninstall(cluster: ControlPlane) -> None:

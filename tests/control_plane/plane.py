@@ -125,10 +125,15 @@ class ControlPlane:
             raise APIError(error.code, found, f"{verb} {path}") from None
         return json.loads(text) if text.startswith((b"{", b"[")) else text.decode()
 
+    @property
+    def discovered(self) -> Path:
+        """What kubectl remembers of the apiserver's kinds, for hours; remove it when there are new ones."""
+        return self.folder / "discovered"
+
     def ctl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
         """Run kubectl; its output."""
         done = subprocess.run(
-            [str(self.kubectl), f"--kubeconfig={self.kubeconfig}", *arguments],
+            [str(self.kubectl), f"--kubeconfig={self.kubeconfig}", f"--cache-dir={self.discovered}", *arguments],
             input=stdin,
             capture_output=True,
             text=True,
