@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from images.build import NAMES, run
+from images.build import NAMES, STANDS_ON, run
 from tests.cluster.node import CTR
 from tests.cluster.node_images import BASE, BUILDAH, DEPENDENCIES, INFERENCE, OPERATOR, OURS, RUNTIME, TAG, size
 from tests.control_plane.plane import ControlPlane
@@ -98,4 +98,5 @@ def test_the_release_is_built_by_the_same_words(cluster: ControlPlane) -> None:
     for name in NAMES:
         text = (Path(__file__).parents[2] / "images" / name / "Dockerfile").read_text()
         assert "psr.test" not in text
+        assert {key: text.count(f"ARG {key}=") for key in STANDS_ON[name]} == dict.fromkeys(STANDS_ON[name], 1)
         assert name == "tools" or "USER 65532:65532" in text

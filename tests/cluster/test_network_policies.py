@@ -33,9 +33,7 @@ import socket, sys
 try:
     socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=3).close()
     print("reached")
-except TimeoutError:
-    print("refused")
-except ConnectionRefusedError:
+except (TimeoutError, ConnectionRefusedError):
     print("refused")
 """
 SETTLE_SECONDS = 60.0
