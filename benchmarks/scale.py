@@ -41,9 +41,9 @@ from benchmarks.witness import (
     refusals,
     standing_faults,
 )
-from psr_operator.api import GROUP, VERSION
+from psr_operator.api import GROUP, PLURALS, VERSION
 from psr_operator.api.crd import rendered
-from psr_operator.controller.apply import COLLECTIONS, PLURALS, collection_of
+from psr_operator.controller.apply import COLLECTIONS, collection_of
 from psr_operator.render import LABEL_UID
 from tests.control_plane.client import Client
 from tests.control_plane.plane import CONTROLLERS, APIError, ControlPlane, start_control_plane

@@ -38,9 +38,9 @@ MOST_PARTS = 10_000
 STREAMS = 8
 """Requests under way at a time, over all files of a store."""
 BUFFERS = 10
-"""Parts begun and not yet used in order, over all files of a store. Those of uploads are in memory: 80 MiB. (At 16 MiB
-a part the allocator kept so much beside them that a process took 310 MB.) Those of downloads are
-only in the page cache, where a hash that needs them in order finds them."""
+"""Parts begun and not yet used in order, over all files of a store. Those of uploads are in memory, one in each of the
+threads that send (64 MiB); those of downloads are only in the page cache, where a hash that needs them in order finds
+them."""
 TRIES = 3
 """How often a file is begun anew because somebody replaced the object, or ended the upload, meanwhile."""
 READS = 5
@@ -80,6 +80,7 @@ class Transfer:
         self._checksums = checksums
         self._pool = ThreadPoolExecutor(STREAMS, "s3")
         self._buffers = threading.Semaphore(BUFFERS)
+        self._memory = threading.local()
 
     # --- up ------------------------------------------------------------------------------------------------
 
@@ -170,11 +171,29 @@ class Transfer:
         return str(answer["UploadId"])
 
     def _send(self, path: Path, address: Address, upload: str, item: Slice) -> dict[str, str]:
-        with open(path, "rb") as file:
-            data = os.pread(file.fileno(), item.length, item.start)
+        data = self._part_of(path, item)
         extra = {"ChecksumAlgorithm": "CRC32"} if self._checksums else {}
         answer = self._client.upload_part(**address, UploadId=upload, PartNumber=item.number, Body=data, **extra)
         return _tags(answer)
+
+    def _part_of(self, path: Path, item: Slice) -> bytearray:
+        """A part of a file, in memory of this thread that the next part takes over: new memory for each part costs the
+        system as much as its reading.
+
+        Raises:
+            Interrupted: the file is shorter now.
+        """
+        data: bytearray = getattr(self._memory, "part", bytearray())
+        if len(data) != item.length:
+            data = self._memory.part = bytearray(item.length)
+        room, at = memoryview(data), item.start
+        with open(path, "rb", buffering=0) as file:
+            while room:
+                length = os.preadv(file.fileno(), [room], at)
+                if not length:
+                    raise Interrupted(f"{path}: it was cut off while it was sent; run it again")
+                room, at = room[length:], at + length
+        return data
 
     def _uploads(self, address: Address, *, below: bool = False) -> list[Any]:
         """Unfinished uploads of a key (or below it), newest first; none where the service does not tell."""

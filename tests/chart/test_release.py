@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from psr_operator.api import GROUP, KINDS, VERSION
+from psr_operator.api import GROUP, PLURALS, VERSION
 from psr_operator.api.crd import rendered
 from tests.chart.generated import CHART
 from tests.chart.helm import NAMESPACE, RELEASE, Helm, one, parsed
@@ -32,7 +32,6 @@ DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 SERVERS = f"policyservers.{GROUP}"
 TEAM = "team"
 OLD_LABEL = "example.com/older"
-PLURALS = {kind: f"{kind.lower()}s" for kind in KINDS}
 NOT_HERE = {"ServiceMonitor", "PodMonitor", "PrometheusRule"}
 """Kinds of the Prometheus operator, which this apiserver does not have."""
 

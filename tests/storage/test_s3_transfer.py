@@ -22,7 +22,7 @@ from psr_runtime.errors import Interrupted
 from psr_runtime.hashes import HashName, digest_of
 from psr_runtime.s3 import S3Store
 from psr_runtime.s3_transfer import PARTIAL, PARTS, slices
-from psr_runtime.storage import Storage, sha256_of
+from psr_runtime.storage import NotFound, Storage, sha256_of
 from tests.s3_proxy import wire_to
 from tests.s3_server import S3Server
 
@@ -223,6 +223,17 @@ def test_an_upload_that_is_ended_again_and_again_is_temporary(
     before_parts(store, monkeypatch, lambda _: end_uploads(s3, uri))
     with pytest.raises(Interrupted, match=r"weights: the upload was ended by somebody else 3 times"):
         store.upload(source, uri, sha256_of(source), False)
+
+
+def test_a_file_that_is_cut_off_while_it_is_sent_ends_the_upload(
+    store: S3Store, prefix: str, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = sha256_of(source)
+    before_parts(store, monkeypatch, lambda count: os.truncate(source, PART // 2) if count == 1 else None)
+    with pytest.raises(Interrupted, match=r"was cut off while it was sent; run it again"):
+        store.upload(source, f"{prefix}/weights", digest, False)
+    with pytest.raises(NotFound):
+        store.sha256(f"{prefix}/weights")
 
 
 def test_writers_of_the_same_content_do_not_hinder_each_other(

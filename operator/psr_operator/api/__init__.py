@@ -26,10 +26,13 @@ KINDS: dict[str, type[Resource]] = {
     )
 }
 """Every kind by name."""
+PLURALS = {kind: f"{kind.lower()}s" for kind in KINDS}
+"""What each kind is called in the paths of the API."""
 
 __all__ = [
     "GROUP",
     "KINDS",
+    "PLURALS",
     "VERSION",
     "Condition",
     "Meta",

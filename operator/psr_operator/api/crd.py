@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 
-from psr_operator.api import KINDS, Resource
+from psr_operator.api import KINDS, PLURALS, Resource
 from psr_operator.api.common import GROUP, VERSION
 from psr_operator.api.explain import model_of
 from psr_operator.api.keyed import KEY
@@ -124,7 +124,7 @@ def crd(kind: str) -> dict[str, Any]:
         TypeError: a model says something that a structural schema cannot, or leaves something open that it must say;
             the message names the field.
     """
-    plural = kind.lower() + "s"
+    plural = PLURALS[kind]
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",

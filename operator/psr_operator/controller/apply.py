@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from psr_operator.api import GROUP, VERSION, PolicyServer, Resource
+from psr_operator.api import GROUP, PLURALS, VERSION, PolicyServer, Resource
 from psr_operator.api.stored import parse, to_stored
 from psr_operator.conditions import Transition
 from psr_operator.controller.cache import Cache, Entry, key_of
@@ -39,15 +39,6 @@ from psr_operator.render import (
 )
 from psr_operator.render import server as render_server
 
-PLURALS = {
-    "SelfRewardRun": "selfrewardruns",
-    "SelfRewardIteration": "selfrewarditerations",
-    "PreferenceGeneration": "preferencegenerations",
-    "StepDPOJob": "stepdpojobs",
-    "SFTJob": "sftjobs",
-    "ModelEvaluation": "modelevaluations",
-    "PolicyServer": "policyservers",
-}
 COLLECTIONS = {
     "Job": ("batch/v1", "jobs"),
     "Deployment": ("apps/v1", "deployments"),

@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 import kopf
 from kopf._core.engines.peering import Identity
 
-from psr_operator.api import GROUP, VERSION, PolicyServer
-from psr_operator.controller.apply import PLURALS, Writer
+from psr_operator.api import GROUP, PLURALS, VERSION, PolicyServer
+from psr_operator.controller.apply import Writer
 from psr_operator.controller.ask import Asker, Pace
 from psr_operator.controller.cache import Cache
 from psr_operator.controller.client import Client, Refused, Unreachable, login_from

@@ -15,8 +15,8 @@ from typing import Any
 import kopf
 from kopf._core.reactor.inventory import ResourceMemories, ResourceMemory
 
-from psr_operator.api import GROUP, VERSION
-from psr_operator.controller.apply import PLURALS, collection_of
+from psr_operator.api import GROUP, PLURALS, VERSION
+from psr_operator.controller.apply import collection_of
 from psr_operator.controller.ask import Asker
 from psr_operator.controller.cache import Cache, Entry, Shelf, key_of
 from psr_operator.controller.client import Client
