@@ -23,6 +23,7 @@ def run_python(
         "metadata": {"name": name, "labels": dict(labels or {})},
         "spec": {
             "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 1,  # Python as the first process of a container does not heed SIGTERM
             "automountServiceAccountToken": False,
             "securityContext": {
                 "runAsNonRoot": True,
