@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from psr_operator.api import GROUP, KINDS, VERSION
+from psr_operator.api import GROUP, KINDS, PLURALS, VERSION
 from psr_operator.render import LABEL_SERVER
 from tests.control_plane.client import Client
 from tests.control_plane.plane import ControlPlane
@@ -20,7 +20,7 @@ START_SECONDS = 30.0
 CLOSING_SECONDS = 0.25
 """TLS connections need a few turns of the loop to close."""
 COLLECTIONS = {
-    **{kind: f"/apis/{GROUP}/{VERSION}/namespaces/{{}}/{kind.lower()}s" for kind in KINDS},
+    **{kind: f"/apis/{GROUP}/{VERSION}/namespaces/{{}}/{plural}" for kind, plural in PLURALS.items()},
     "Job": "/apis/batch/v1/namespaces/{}/jobs",
     "Deployment": "/apis/apps/v1/namespaces/{}/deployments",
     "Pod": "/api/v1/namespaces/{}/pods",

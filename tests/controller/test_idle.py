@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from psr_operator.api import KINDS
+from psr_operator.api import PLURALS
 from tests.control_plane.client import Client
 from tests.control_plane.plane import APIError, ControlPlane
 from tests.control_plane.player import Outcome, Player, play
@@ -73,7 +73,7 @@ class Place:
 
     def versions(self) -> dict[str, str]:
         """resourceVersion of every object of ours, of every Job and Deployment, and of every event."""
-        paths = [f"{self.path}/{kind.lower()}s" for kind in KINDS]
+        paths = [f"{self.path}/{plural}" for plural in PLURALS.values()]
         paths += [f"/apis/batch/v1/namespaces/{self.namespace}/jobs"]
         paths += [f"/apis/apps/v1/namespaces/{self.namespace}/deployments"]
         paths += [f"/api/v1/namespaces/{self.namespace}/events"]
@@ -185,7 +185,7 @@ WORKLOADS = {
     "round-dpo-a1": ("StepDPOJob", "round-dpo", "Training"),
 }
 """What says so while each is at work."""
-WATCHED = tuple(f"{kind.lower()}s" for kind in (*KINDS, "Job", "Deployment", "Pod"))
+WATCHED = (*PLURALS.values(), "jobs", "deployments", "pods")
 IDLE_REQUESTS = {
     "get leases",
     "update leases",
