@@ -42,7 +42,7 @@ test: $(DEV)/ready ## all tests: style, types, layers, units, a real vLLM, a rea
 	$(DEV)/bin/python -m pytest
 
 control-plane: $(DEV)/ready $(CONTROL)/ready ## build kube-apiserver and its kin for the tests (once a machine, in the user's cache)
-	$(DEV)/bin/python tests/control_plane/build.py
+	$(DEV)/bin/python harness/control_plane/build.py
 
 test-quick: $(DEV)/ready ## the tests that start no vLLM
 	$(DEV)/bin/python -m pytest -m "not engine and not cluster"
@@ -60,14 +60,14 @@ images: ## build the container images with docker, or with buildah as root
 	$(PYTHON) images/build.py
 
 bench-operator: $(DEV)/ready $(CONTROL)/ready ## the operator against a plain kopf one, and with more objects (out/bench/operator.json)
-	$(DEV)/bin/python tests/control_plane/build.py
+	$(DEV)/bin/python harness/control_plane/build.py
 	$(DEV)/bin/python -m benchmarks.operator
 
 bench-s3: $(DEV)/ready .venv/bench-s3/ready ## our S3 transfer against awscli, boto3, awscrt and obstore (out/bench/s3.json)
 	$(DEV)/bin/python -m benchmarks.s3
 
 bench-scale: $(DEV)/ready $(CONTROL)/ready ## the operator with 200 runs on simulated nodes (out/bench/scale.json)
-	$(DEV)/bin/python tests/control_plane/build.py kube-apiserver kube-controller-manager kube-scheduler kubectl kwok
+	$(DEV)/bin/python harness/control_plane/build.py kube-apiserver kube-controller-manager kube-scheduler kubectl kwok
 	$(DEV)/bin/python -m benchmarks.scale
 
 lint: $(DEV)/ready ## ruff, mypy --strict, import contracts

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.control_plane.client import Client
+from harness.control_plane.plane import APIError, ControlPlane, start_control_plane
 from psr_operator.api import GROUP, VERSION
 from psr_operator.api.crd import rendered
-from tests.control_plane.client import Client
-from tests.control_plane.plane import APIError, ControlPlane, start_control_plane
 
 ROOT = Path(__file__).parent.parent
 NAMESPACE = "bench"

@@ -1,4 +1,4 @@
-"""The player of `tests/control_plane/player.py` as a process of its own: Jobs, Deployments and their pods are played.
+"""The player of `harness/control_plane/player.py` as a process of its own: Jobs, Deployments and their pods are played.
 
     python -m benchmarks.play URL CA-FILE
 
@@ -11,8 +11,8 @@ import json
 import sys
 from pathlib import Path
 
-from tests.control_plane.plane import ControlPlane
-from tests.control_plane.player import play
+from harness.control_plane.plane import ControlPlane
+from harness.control_plane.player import play
 
 
 def main() -> int:

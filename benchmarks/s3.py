@@ -27,7 +27,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tests.s3_server import S3Server, start_s3
+from harness.s3_server import S3Server, start_s3
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS_PYTHON = ROOT / ".venv/bench-s3/bin/python"
@@ -43,7 +43,7 @@ s3 =
     multipart_chunksize = 16MB
 """
 DOES = {
-    "ours": "psr_runtime.artefact: sha256 and composite BLAKE3 of every file before it is sent, BLAKE3 of every byte "
+    "ours": "psr_runtime.artefacts: sha256 and composite BLAKE3 of every file before it is sent, BLAKE3 of every byte "
     "that comes, compared with the manifest; claim, conditional manifest, resumable parts of 16 MiB (up: 8 MiB)",
     "awscli": "aws s3 cp --recursive, 8 requests of 16 MB; no digest of a file is computed or compared",
     "boto3": "upload_file and download_file, 8 threads of 16 MiB a file, 4 files; no digest of a file",

@@ -10,7 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-from psr_runtime.artefact import fetch, publish
+from psr_runtime.artefacts.fetching import fetch
+from psr_runtime.artefacts.publishing import publish
 from psr_runtime.config import StorageAccess
 from psr_runtime.storage import Storage
 

@@ -41,12 +41,12 @@ from benchmarks.witness import (
     refusals,
     standing_faults,
 )
+from harness.control_plane.client import Client
+from harness.control_plane.plane import CONTROLLERS, APIError, ControlPlane, start_control_plane
 from psr_operator.api import GROUP, PLURALS, VERSION
 from psr_operator.api.crd import rendered
 from psr_operator.controller.apply import COLLECTIONS, collection_of
 from psr_operator.render import LABEL_UID
-from tests.control_plane.client import Client
-from tests.control_plane.plane import CONTROLLERS, APIError, ControlPlane, start_control_plane
 from tests.controller.operator_process import HOME, Operator, grant, start_operator
 
 NAMESPACE = "rehearsal"

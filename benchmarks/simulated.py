@@ -19,12 +19,12 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from harness.control_plane.build import program
+from harness.control_plane.client import Client
+from harness.control_plane.plane import APIError, ControlPlane
+from harness.control_plane.pod_ports import Order, Ports, Serving
 from psr_operator.local.rehearsal import RESULTS
 from psr_operator.render import LABEL_SERVER
-from tests.control_plane.build import program
-from tests.control_plane.client import Client
-from tests.control_plane.plane import APIError, ControlPlane
-from tests.control_plane.pod_ports import Order, Ports, Serving
 
 STAGES = Path(__file__).parent / "scale"
 CAPACITY = {"cpu": "64", "memory": "512Gi", "pods": "110", "nvidia.com/gpu": "8"}

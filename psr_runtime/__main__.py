@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     _end_with_parent()
 
     if options.stage == "bring":
-        from psr_runtime.bring import bring_runtime
+        from psr_runtime.serving.bring import bring_runtime
 
         bring_runtime(options.folder)
         return 0

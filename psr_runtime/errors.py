@@ -7,7 +7,7 @@ retried; anything that is not a `StageError` is an infrastructure failure.
 from __future__ import annotations
 
 WEIGHTS_PRUNED = "weights were pruned by retention"
-"""Words of an error by which a planner knows that a model will never be served again."""
+"""Schema of an error by which a planner knows that a model will never be served again."""
 
 
 class StageError(Exception):

@@ -11,11 +11,11 @@ import json
 import time
 from dataclasses import dataclass
 
-from psr_runtime.artefact import FileEntry, require_manifest
+from psr_runtime.artefacts.checkpoints import MAKERS, WEIGHTS
+from psr_runtime.artefacts.manifest import FileEntry, require_manifest
+from psr_runtime.artefacts.pruned import Pruned, leave_word
 from psr_runtime.config import Owner, PrunedModel, PruneStage
 from psr_runtime.errors import DataError
-from psr_runtime.models import MAKERS, WEIGHTS
-from psr_runtime.pruned import Pruned, leave_word
 from psr_runtime.stage import STAGES, Outcome, StageContext
 from psr_runtime.storage import NotFound, Storage, join
 

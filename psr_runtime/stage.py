@@ -30,19 +30,13 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from psr_runtime import config as words
-from psr_runtime.artefact import (
-    InputEntry,
-    clear_claim,
-    digest_of_input,
-    other_digest,
-    publish,
-    read_manifest,
-)
-from psr_runtime.config import StageConfig, given_uris, stage_digest
+from psr_runtime.artefacts.manifest import InputEntry, digest_of_input, other_digest, read_manifest
+from psr_runtime.artefacts.publishing import clear_claim, publish
+from psr_runtime.config import StageConfig, input_uris, stage_digest
 from psr_runtime.errors import ConfigurationError, DataError, InputMissing, Interrupted, StageError
-from psr_runtime.files import NO_SPACE
 from psr_runtime.progress import Progress
 from psr_runtime.storage import Storage, join
+from psr_runtime.storage.files import NO_SPACE
 
 T = TypeVar("T")
 
@@ -191,7 +185,7 @@ def _run(stage: Stage, document: str, source: str, stop: threading.Event) -> dic
         _claim(storage, config.owner)
         _refuse_foreign(storage, config.output, config.owner)
     inputs = {
-        path: InputEntry(uri=uri, digest=digest_of_input(storage, uri)) for path, uri in given_uris(config).items()
+        path: InputEntry(uri=uri, digest=digest_of_input(storage, uri)) for path, uri in input_uris(config).items()
     }
     digest = stage_digest(stage.name, stage.schema_version, config, {k: v.digest for k, v in inputs.items()})
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from harness.control_plane.plane import APIError, ControlPlane, named_cluster, start_control_plane
 from psr_operator.api import GROUP, PLURALS, VERSION
 from psr_operator.api.crd import rendered
-from tests.control_plane.plane import APIError, ControlPlane, named_cluster, start_control_plane
 
 
 @pytest.fixture(scope="session")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """A real control plane (`tests/control_plane/plane.py`), or the cluster that PSR_TEST_KUBECONFIG names."""
+    """A real control plane (`harness/control_plane/plane.py`), or the cluster that PSR_TEST_KUBECONFIG names."""
     folder = tmp_path_factory.mktemp("plane")
     given = os.environ.get("PSR_TEST_KUBECONFIG")
     with named_cluster(Path(given), folder) if given else start_control_plane(folder) as found:

@@ -14,7 +14,7 @@ from psr_runtime import config
 from psr_runtime.config import MARK
 from psr_runtime.stage import STAGES
 
-MARKS = {"method", "given", "operation"}
+MARKS = {"method", "input", "operation"}
 
 
 def _models(kind: Any) -> Iterator[type[BaseModel]]:

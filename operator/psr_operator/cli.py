@@ -16,14 +16,14 @@ from typing import Any, NoReturn
 
 from psr_operator.api import KINDS, Resource, SelfRewardRun, crd
 from psr_operator.api.explain import explain
-from psr_operator.api.manifest import ManifestError, load_manifests, load_words
+from psr_operator.api.manifest import ManifestError, load_manifests, load_schema
 from psr_operator.local.display import Display, models_table
 from psr_operator.local.executor import Executor, WorkFolder
 from psr_operator.local.node import Node
 from psr_operator.local.rehearsal import Rehearsal
 from psr_operator.local.store import stored_object
 from psr_operator.planner.plan import ExitClass
-from psr_runtime.artefact import digest_of_input, read_manifest
+from psr_runtime.artefacts.manifest import digest_of_input, read_manifest
 from psr_runtime.errors import StageError
 from psr_runtime.storage import Storage, join, mounts_from
 
@@ -410,7 +410,7 @@ def _operate(options: argparse.Namespace) -> int:
                 image_pull_policy=options.image_pull_policy,
                 service_accounts=frozenset(options.allow_service_account),
                 bring_runtime=options.bring_runtime,
-                pod_defaults=load_words(options.pod_defaults, PodDefaults) if options.pod_defaults else PodDefaults(),
+                pod_defaults=load_schema(options.pod_defaults, PodDefaults) if options.pod_defaults else PodDefaults(),
             ),
             kubeconfig=options.kubeconfig,
             namespaces=options.watch_namespace,

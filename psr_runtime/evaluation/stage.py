@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import Any, cast
 
 from psr_runtime import engine as engines
-from psr_runtime.artefact import other_digest
+from psr_runtime.artefacts.checkpoints import bring_tokenizer
+from psr_runtime.artefacts.journal import Journal
+from psr_runtime.artefacts.manifest import other_digest
 from psr_runtime.config import EvaluateStage
+from psr_runtime.data.reading import read_records, with_ids
+from psr_runtime.data.records import Ended, GradedProblem, Prediction
 from psr_runtime.engine import Engine, Sampling
 from psr_runtime.errors import DataError
 from psr_runtime.evaluation.grading import Grade, grade_all
-from psr_runtime.journal import Journal
-from psr_runtime.models import bring_tokenizer
 from psr_runtime.prompts.grammar import split_steps
 from psr_runtime.prompts.templates import Templates
 from psr_runtime.prompts.tokens import Tokenizer
-from psr_runtime.records import Ended, GradedProblem, Prediction, read_records, with_ids
 from psr_runtime.stage import Outcome, StageContext
 from psr_runtime.storage import join
 

@@ -15,7 +15,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from psr_runtime.config import ReportStage
-from psr_runtime.records import Level, Tree
+from psr_runtime.data.records import Level, Tree
 from psr_runtime.report.figures import Series, bar_chart, line_chart, percent
 from psr_runtime.report.results import ORACLES, Artefact, Material
 from psr_runtime.report.statistics import StepOracle

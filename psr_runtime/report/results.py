@@ -13,11 +13,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from psr_runtime.artefact import Manifest, digest_of_input, read_file, read_manifest, require_manifest
+from psr_runtime.artefacts.fetching import read_file
+from psr_runtime.artefacts.manifest import Manifest, digest_of_input, read_manifest, require_manifest
 from psr_runtime.config import ReportedEvaluation, ReportedModel, ReportStage
+from psr_runtime.data.reading import parse_records
+from psr_runtime.data.records import Prediction, Tree
 from psr_runtime.errors import InputMissing
 from psr_runtime.evaluation.oracle import arithmetic
-from psr_runtime.records import Prediction, Tree, parse_records
 from psr_runtime.report.statistics import Estimate, Round, StepOracle, accuracy, difference, summarise
 from psr_runtime.stage import TIMINGS, versions
 from psr_runtime.storage import Storage, join

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from psr_runtime.artefact import read_file, require_manifest
+from psr_runtime.artefacts.fetching import read_file
+from psr_runtime.artefacts.manifest import require_manifest
 from psr_runtime.report.compare import table, with_controls
 from psr_runtime.storage import Storage
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean, variance
 
-from psr_runtime.records import Level, Tree
+from psr_runtime.data.records import Level, Tree
 
 StepOracle = Callable[[str], bool | None]
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from psr_runtime.config import JudgeConfig
+from psr_runtime.data.records import Verdict
 from psr_runtime.engine import Engine, Sampling, seed_of
 from psr_runtime.prompts.grammar import verdict
 from psr_runtime.prompts.templates import Templates
 from psr_runtime.prompts.tokens import Tokenizer
-from psr_runtime.records import Verdict
 from psr_runtime.search.scores import comparisons
 
 

@@ -8,10 +8,12 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from psr_runtime.artefact import Manifest, fetch, require_manifest
+from psr_runtime.artefacts.fetching import fetch
+from psr_runtime.artefacts.manifest import Manifest, require_manifest
 from psr_runtime.config import MergeStage
+from psr_runtime.data.reading import parse_records
+from psr_runtime.data.records import PAIRS, Pair, Tree
 from psr_runtime.errors import DataError
-from psr_runtime.records import PAIRS, Pair, Tree, parse_records
 from psr_runtime.search.stage import statistics, write_set
 from psr_runtime.stage import Outcome, StageContext
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
-from psr_runtime.records import Verdict
+from psr_runtime.data.records import Verdict
 
 
 def distinct_texts(texts: Sequence[str | None]) -> list[int | None]:

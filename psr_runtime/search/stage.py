@@ -15,15 +15,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from psr_runtime.artefact import other_digest
+from psr_runtime.artefacts.checkpoints import bring_tokenizer
+from psr_runtime.artefacts.journal import Journal
+from psr_runtime.artefacts.manifest import other_digest
 from psr_runtime.config import Questions, SearchStage, stage_digest
+from psr_runtime.data.reading import read_records, with_ids
+from psr_runtime.data.records import PAIRS, Level, Pair, SearchProblem, Tree
 from psr_runtime.engine import Engine, open_engine, seed_of
 from psr_runtime.errors import DataError
-from psr_runtime.journal import Journal
-from psr_runtime.models import bring_tokenizer
 from psr_runtime.prompts.templates import Templates
 from psr_runtime.prompts.tokens import Tokenizer
-from psr_runtime.records import PAIRS, Level, Pair, SearchProblem, Tree, read_records, with_ids
 from psr_runtime.search.judge import Judge
 from psr_runtime.search.step_search import StepSearch
 from psr_runtime.stage import Outcome, StageContext

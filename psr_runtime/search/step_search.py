@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from psr_runtime.config import SearchConfig
+from psr_runtime.data.records import Candidate, Level, SearchProblem, Tree
 from psr_runtime.engine import Completion, Engine, Sampling, seed_of
 from psr_runtime.errors import DataError
 from psr_runtime.prompts.grammar import cut_at_next_step, header, is_final
 from psr_runtime.prompts.tokens import Tokenizer
-from psr_runtime.records import Candidate, Level, SearchProblem, Tree
 from psr_runtime.search.judge import Judge
 from psr_runtime.search.scores import best_and_worst, distinct_texts, score
 

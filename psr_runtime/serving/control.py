@@ -17,9 +17,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, ValidationError
 
-from psr_runtime.config import ModelSource, Words
+from psr_runtime.artefacts.fingerprint import Check
+from psr_runtime.config import ModelSource, Schema
 from psr_runtime.errors import ConfigurationError
-from psr_runtime.fingerprint import Check
 from psr_runtime.serving.guard import KEY_VARIABLE
 
 BODY_BYTES = 64 * 1024
@@ -79,7 +79,7 @@ class State:
         }
 
 
-class ModelOrder(Words):
+class ModelOrder(Schema):
     """Body of `PUT /psr/model`."""
 
     model: ModelSource

@@ -30,11 +30,11 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from psr_runtime.artefact import read_manifest
+from psr_runtime.artefacts.checkpoints import FINGERPRINT, LocalModel, bring_all_but_weights, bring_model
+from psr_runtime.artefacts.fingerprint import Check, Fingerprint, compare, noise_of
+from psr_runtime.artefacts.manifest import read_manifest
 from psr_runtime.config import ModelSource, ServeStage
 from psr_runtime.errors import ConfigurationError, DataError, StageError
-from psr_runtime.fingerprint import Check, Fingerprint, compare, noise_of
-from psr_runtime.models import FINGERPRINT, LocalModel, bring_all_but_weights, bring_model
 from psr_runtime.serving.control import Change, ControlServer, State, port_error
 from psr_runtime.serving.swap import obstacle, require_chat_template
 from psr_runtime.serving.vllm_process import (

@@ -26,11 +26,11 @@ from typing import IO, Any
 
 import httpx
 
+from psr_runtime.artefacts.checkpoints import RemoteWeights
+from psr_runtime.artefacts.fingerprint import Fingerprint
 from psr_runtime.config import ServeStage, StorageAccess
 from psr_runtime.engine import SERVED_NAME
 from psr_runtime.errors import ConfigurationError, DataError
-from psr_runtime.fingerprint import Fingerprint
-from psr_runtime.models import RemoteWeights
 from psr_runtime.serving.guard import GATE, KEY_VARIABLE, TOKEN_HEADER, TOKEN_VARIABLE
 
 LEASH = "import os, signal, sys; sys.stdin.buffer.read(); os.killpg(0, signal.SIGKILL)"

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from psr_runtime.fingerprint import Fingerprint, Probe
+from psr_runtime.artefacts.fingerprint import Fingerprint, Probe
 from psr_runtime.training.checkpoint import DTYPES
 from psr_runtime.training.data import Sample
 from psr_runtime.training.likelihood import response_logprobs

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from psr_runtime.artefacts.checkpoints import FINGERPRINT, bring_model, context_length
 from psr_runtime.config import SFTStage
-from psr_runtime.models import FINGERPRINT, bring_model, context_length
 from psr_runtime.prompts.tokens import Tokenizer
 from psr_runtime.stage import Outcome, StageContext
 from psr_runtime.storage import join

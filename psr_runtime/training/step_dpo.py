@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from psr_runtime.artefacts.checkpoints import FINGERPRINT, bring_model, context_length
 from psr_runtime.config import StepDPOConfig, StepDPOStage
 from psr_runtime.errors import ConfigurationError, DataError
-from psr_runtime.models import FINGERPRINT, bring_model, context_length
 from psr_runtime.prompts.tokens import Tokenizer, tokenizer_digest
 from psr_runtime.stage import Outcome, StageContext
 from psr_runtime.storage import join

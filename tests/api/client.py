@@ -8,7 +8,7 @@ import ssl
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.control_plane.plane import ControlPlane
+from harness.control_plane.plane import ControlPlane
 
 YAML = "application/yaml"
 JSON = "application/json"

@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from harness.control_plane.plane import ControlPlane
 from psr_operator.api import KINDS, Resource
 from psr_operator.api.kubectl_yaml import scalar
 from psr_operator.api.manifest import ManifestError, load_manifests
@@ -40,7 +41,6 @@ from tests.api.definitions import (
     url,
     values,
 )
-from tests.control_plane.plane import ControlPlane
 
 EXAMPLES = 300
 """Manifests of each kind."""

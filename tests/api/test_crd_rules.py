@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from harness.control_plane.plane import ControlPlane
 from psr_operator.api import KINDS
 from tests.api.client import Connection
 from tests.api.definitions import (
@@ -38,7 +39,6 @@ from tests.api.definitions import (
     walk,
     without,
 )
-from tests.control_plane.plane import ControlPlane
 
 GROUP = "rules.psr.dev"
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from harness.control_plane.plane import APIError, ControlPlane
 from psr_operator.api import KINDS
 from psr_operator.api.crd import SHORT_NAMES
 from psr_operator.api.stored import parse
 from psr_operator.cli import main
 from tests.api.definitions import definition, example, files, manifest, rules_of, schema_of, url, walk
-from tests.control_plane.plane import APIError, ControlPlane
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 200 * 1024

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.control_plane.plane import ControlPlane
 from psr_operator.cli import main
-from tests.control_plane.plane import ControlPlane
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(path for path in (ROOT / "examples").rglob("*.yaml") if "\napiVersion: psr.dev/" in path.read_text())

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from harness.control_plane.plane import ControlPlane
 from psr_operator.api import Meta, OwnerReference, StepDPOJob
 from psr_operator.api.stored import LAST_APPLIED, parse, to_stored
 from tests.api.definitions import manifest, url
-from tests.control_plane.plane import ControlPlane
 
 RAW = {
     "apiVersion": "psr.dev/v1alpha1",

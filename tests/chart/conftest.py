@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.control_plane.build import program
+from harness.control_plane.plane import ControlPlane, start_control_plane
 from tests.chart.helm import Helm
-from tests.control_plane.build import program
-from tests.control_plane.plane import ControlPlane, start_control_plane
 
 
 @pytest.fixture(scope="session")

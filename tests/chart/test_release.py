@@ -21,12 +21,12 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from harness.control_plane.plane import APIError, ControlPlane
 from psr_operator.api import GROUP, PLURALS, VERSION
 from psr_operator.api.crd import rendered
 from tests.chart.generated import CHART
 from tests.chart.helm import NAMESPACE, RELEASE, Helm, one, parsed
 from tests.chart.test_chart_golden import VALUES
-from tests.control_plane.plane import APIError, ControlPlane
 
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 SERVERS = f"policyservers.{GROUP}"

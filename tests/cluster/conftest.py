@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from harness.control_plane.plane import ControlPlane, named_cluster
 from tests.cluster import release
 from tests.cluster.demo import make_inputs
 from tests.cluster.keep import keep
 from tests.cluster.node import kubeconfig
 from tests.cluster.store import BUCKET, Store, start_store, upload_folder
-from tests.control_plane.plane import ControlPlane, named_cluster
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "out" / "cluster"

@@ -10,7 +10,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from psr_runtime.artefact import Manifest, digest_of_input, read_manifest
+from psr_runtime.artefacts.manifest import Manifest, digest_of_input, read_manifest
 from psr_runtime.storage import Storage
 
 ROOT = Path(__file__).parents[2]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from harness.control_plane.plane import ControlPlane
 from tests.cluster.node import STATE
-from tests.control_plane.plane import ControlPlane
 
 OBJECTS = (
     "psr,jobs,deployments,replicasets,pods,services,configmaps,endpointslices,leases.coordination.k8s.io,pvc,nodes"

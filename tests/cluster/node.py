@@ -1,8 +1,9 @@
 """A real Kubernetes node on this machine: `make cluster-up`, `make cluster-down`. Linux and root only.
 
-containerd, a bridge, kubelet, kube-proxy and CoreDNS beside the control plane of `tests/control_plane`. Everything lies
-in `STATE` and `RUN` and uses the bridge `BRIDGE` with addresses of its own; `down` ends each process by its pid and
-takes away what was made. What is not of ours on the machine (another containerd, other bridges) is left alone.
+containerd, a bridge, kubelet, kube-proxy and CoreDNS beside the control plane of `harness.control_plane`. All of
+it lies in `STATE` and `RUN` and uses the bridge `BRIDGE` with addresses of its own; `down` ends each process by its
+pid and takes away what was made. What is not of ours on the machine (another containerd, other bridges) is left
+alone.
 
 What does not belong here: images (`images.py`) and what is tested on the node.
 """
@@ -26,8 +27,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.control_plane.build import CONTROL_PLANE, NODE, BuildFailed, program
-from tests.control_plane.plane import APIError, ControlPlane, launch_control_plane
+from harness.control_plane.build import CONTROL_PLANE, NODE, BuildFailed, program
+from harness.control_plane.plane import APIError, ControlPlane, launch_control_plane
 
 STATE = Path("/var/lib/psr-cluster")
 RUN = Path("/run/psr-cluster")

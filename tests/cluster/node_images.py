@@ -17,9 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from harness.s3_server import program
 from images.build import STANDS_ON, BuildError, build, builder, run
 from tests.cluster.node import CTR, STATE
-from tests.s3_server import program
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "psr" / "images"
 STORAGE = ("--storage-driver=overlay", f"--root={CACHE / 'storage'}", "--runroot=/run/psr-images")

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from harness.control_plane.plane import APIError, ControlPlane
 from psr_operator.controller.apply import collection_of
-from tests.control_plane.plane import APIError, ControlPlane
 
 T = TypeVar("T")
 Object = dict[str, Any]

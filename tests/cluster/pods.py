@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from harness.control_plane.plane import ControlPlane
 from psr_operator.controller.apply import collection_of
 from tests.cluster.node_images import RUNTIME, TAG
-from tests.control_plane.plane import ControlPlane
 
 
 def run_python(

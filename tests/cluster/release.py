@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.control_plane.build import program
+from harness.control_plane.plane import ControlPlane
 from tests.cluster.node_images import INFERENCE, OPERATOR, RUNTIME, TAG
-from tests.control_plane.build import program
-from tests.control_plane.plane import ControlPlane
 
 ROOT = Path(__file__).parents[2]
 NAMESPACE = "psr-system"

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.control_plane.plane import ControlPlane
 from psr_runtime.config import StorageAccess
 from psr_runtime.storage import Storage
 from tests.cluster.node_images import S3
-from tests.control_plane.plane import ControlPlane
 
 NAMESPACE = "psr-storage"
 BUCKET = "psr"

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import pytest
 
+from harness.control_plane.plane import ControlPlane
 from psr_operator.controller.apply import collection_of
 from tests.cluster import release, store
 from tests.cluster.pods import run_python
 from tests.cluster.store import Store
-from tests.control_plane.plane import ControlPlane
 
 PORTS = (8000, 8001, 8090, 9000)
 LISTEN = f"""

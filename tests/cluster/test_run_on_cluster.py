@@ -20,8 +20,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from harness.control_plane.plane import ControlPlane
 from psr_operator.controller.apply import collection_of
-from psr_runtime.artefact import Manifest, read_file, read_manifest
+from psr_runtime.artefacts.fetching import read_file
+from psr_runtime.artefacts.manifest import Manifest, read_manifest
 from psr_runtime.storage import Storage
 from tests.cluster import release
 from tests.cluster.conftest import INPUTS
@@ -29,7 +31,6 @@ from tests.cluster.demo import RUN, cut, lineage
 from tests.cluster.node_images import NEXT, VLLM
 from tests.cluster.one_run import Run, restarts, start
 from tests.cluster.store import Store
-from tests.control_plane.plane import ControlPlane
 
 QUESTIONS = 200
 TESTED = 1000

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.control_plane.plane import ControlPlane
 from psr_operator.controller.apply import collection_of
 from psr_operator.render.pod import USER
 from tests.cluster.node import STATE
 from tests.cluster.one_run import start
-from tests.control_plane.plane import ControlPlane
 from tests.serving.checkpoints import checkpoint, random_model
 
 CLAIM = "models"

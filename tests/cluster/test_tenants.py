@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
+from harness.control_plane.plane import ControlPlane
 from psr_operator.controller.apply import collection_of
 from tests.cluster.one_run import start
 from tests.cluster.pods import output_of, run_python
 from tests.cluster.store import BUCKET, Store, upload_folder
-from tests.control_plane.plane import ControlPlane
 from tests.serving.checkpoints import checkpoint, random_model
 
 SERVER = "policy"

@@ -1,7 +1,7 @@
 """`make test-cluster`: a cluster, images, the tests of this folder, and nothing left afterwards.
 
 A node that is up already is used and stays up; so does a cluster that PSR_TEST_KUBECONFIG names, which must know the
-images of `images.py`. Words after `--` go to pytest.
+images of `images.py`. Schema after `--` go to pytest.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from harness.control_plane.build import BuildFailed, program
 from images.build import BuildError
 from tests.cluster import node, node_images
-from tests.control_plane.build import BuildFailed, program
 
 T = TypeVar("T")
 

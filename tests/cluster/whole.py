@@ -16,12 +16,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from harness.control_plane.plane import named_cluster
 from tests.cluster import node_images, release
 from tests.cluster.demo import RUN, cut, make_inputs
 from tests.cluster.node import kubeconfig
 from tests.cluster.one_run import Run, start
 from tests.cluster.store import BUCKET, start_store, upload_folder
-from tests.control_plane.plane import named_cluster
 
 NAMESPACE = "team-whole"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.control_plane.plane import ControlPlane
+from harness.control_plane.plane import ControlPlane
 from tests.controller.one_run import place_for, run
 from tests.controller.operator_process import grant, start_operator
 

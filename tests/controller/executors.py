@@ -11,6 +11,8 @@ from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from harness.control_plane.plane import ControlPlane
+from harness.control_plane.player import Outcome, Player, Pod, play
 from psr_operator.api import Resource
 from psr_operator.controller.apply import Writer, collection_of
 from psr_operator.controller.cache import Cache
@@ -20,8 +22,6 @@ from psr_operator.controller.observe import workload_states
 from psr_operator.local.node import Node
 from psr_operator.planner.plan import Workload, WorkloadState
 from psr_operator.render import LABEL_UID, Settings
-from tests.control_plane.plane import ControlPlane
-from tests.control_plane.player import Outcome, Player, Pod, play
 
 T = TypeVar("T")
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from tests.control_plane.plane import APIError, ControlPlane
+from harness.control_plane.plane import APIError, ControlPlane
 
 RULES = Path(__file__).parents[2] / "charts" / "psr" / "files"
 HOME = "psr-system"

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp import web
 
-from tests.control_plane.plane import ControlPlane
+from harness.control_plane.plane import ControlPlane
 
 Action = Literal["pass", "cut before", "cut after"]
 """What becomes of a write. `cut before`: the operator is killed instead; `cut after`: once it has had an effect."""

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.control_plane.client import Client
+from harness.control_plane.plane import ControlPlane
 from psr_operator.api import GROUP, KINDS, PLURALS, VERSION
 from psr_operator.render import LABEL_SERVER
-from tests.control_plane.client import Client
-from tests.control_plane.plane import ControlPlane
 from tests.controller.kstatus import KStatus, compute, conditions_of, expected
 
 Object = dict[str, Any]

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from harness.control_plane import client
+from harness.control_plane.plane import APIError, ControlPlane, start_control_plane
+from harness.control_plane.player import Outcome, Pod, succeed
 from psr_operator.api.crd import rendered
-from tests.control_plane import client
-from tests.control_plane.plane import APIError, ControlPlane, start_control_plane
-from tests.control_plane.player import Outcome, Pod, succeed
 from tests.controller.one_run import RUN, SERVER, Object, Place, place_for, run
 from tests.controller.operator_process import Operator, grant, start_operator
 from tests.controller.proxy import Proxy, Request, start_proxy

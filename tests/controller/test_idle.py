@@ -22,11 +22,11 @@ from typing import Any
 
 import pytest
 
+from harness.control_plane.client import Client
+from harness.control_plane.plane import APIError, ControlPlane
+from harness.control_plane.player import Outcome, Player, play
+from harness.control_plane.pod_ports import digest_of
 from psr_operator.api import PLURALS
-from tests.control_plane.client import Client
-from tests.control_plane.plane import APIError, ControlPlane
-from tests.control_plane.player import Outcome, Player, play
-from tests.control_plane.pod_ports import digest_of
 from tests.controller.kstatus import kubectl_wait
 from tests.controller.operator_process import Account, Operator, grant, start_operator
 

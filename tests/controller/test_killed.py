@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.control_plane.plane import ControlPlane
+from harness.control_plane.plane import ControlPlane
 from tests.controller.fork_server import ForkServer, start_fork_server
 from tests.controller.one_run import Place, differences, place_for, run
 from tests.controller.operator_process import HOME, Account, grant

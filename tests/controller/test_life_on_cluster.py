@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.control_plane.plane import APIError, ControlPlane
-from tests.control_plane.player import Outcome, Pod, play, succeed
+from harness.control_plane.plane import APIError, ControlPlane
+from harness.control_plane.player import Outcome, Pod, play, succeed
 from tests.controller.one_namespace import JOB, MODEL, QUICK, STORAGE, Scene, message, pods, wait
 from tests.controller.operator_process import grant, start_operator
 

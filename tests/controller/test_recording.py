@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.control_plane.plane import ControlPlane
+from harness.control_plane.plane import ControlPlane
 from tests.controller.recording import (
     Recording,
     Version,

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.control_plane.plane import ControlPlane
-from tests.control_plane.player import Outcome, Pod, succeed
+from harness.control_plane.plane import ControlPlane
+from harness.control_plane.player import Outcome, Pod, succeed
 from tests.controller.one_run import RUN, Place, place_for, places_for, run
 from tests.controller.operator_process import Operator, grant, start_operator
 from tests.controller.proxy import Proxy, start_proxy

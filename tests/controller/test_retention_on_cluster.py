@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.control_plane.plane import ControlPlane
-from tests.control_plane.player import Outcome, Pod, play, succeed
+from harness.control_plane.plane import ControlPlane
+from harness.control_plane.player import Outcome, Pod, play, succeed
 from tests.controller.one_namespace import MODEL, QUICK, STORAGE, Scene, message, wait
 from tests.controller.operator_process import grant, start_operator
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.control_plane.plane import ControlPlane
+from harness.control_plane.plane import ControlPlane
 from tests.controller.operator_process import HOME, read_rules
 
 MODULES = {path.name for path in Path(__file__).parent.glob("test_*.py")}

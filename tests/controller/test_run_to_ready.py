@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
+from harness.control_plane.plane import APIError, ControlPlane
+from harness.control_plane.player import Outcome, Player, Pod, play
 from psr_operator.api import KINDS
 from psr_operator.render import LABEL_SERVER
-from tests.control_plane.plane import APIError, ControlPlane
-from tests.control_plane.player import Outcome, Player, Pod, play
 from tests.controller.kstatus import KStatus, compute, flux_says, kubectl_wait
 from tests.controller.operator_process import Operator, grant, start_operator
 from tests.controller.recording import (

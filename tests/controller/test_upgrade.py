@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.control_plane.plane import ControlPlane
-from tests.control_plane.player import play
+from harness.control_plane.plane import ControlPlane
+from harness.control_plane.player import play
 from tests.controller.one_namespace import JOB, MODEL, STORAGE, Scene, message, pods, servers, wait
 from tests.controller.operator_process import grant, start_operator
 

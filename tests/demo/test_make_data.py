@@ -13,11 +13,12 @@ from typing import Any
 import make_data as demo
 import pytest
 
+from psr_runtime.data.reading import parse_records
+from psr_runtime.data.records import EFTRecord, GradedProblem, IFTRecord, SearchProblem
 from psr_runtime.evaluation.oracle import arithmetic
 from psr_runtime.prompts import grammar
 from psr_runtime.prompts.templates import Templates
 from psr_runtime.prompts.tokens import Tokenizer
-from psr_runtime.records import EFTRecord, GradedProblem, IFTRecord, SearchProblem, parse_records
 
 SUM = re.compile(r"^Step (\d): (\d+) \+ (\d) = (?:(\d+)|\\boxed\{(\d+)\})$")
 

@@ -96,7 +96,7 @@ def kinds_of(words: list[str]) -> Iterator[str]:
 
 
 def _without_options(words: list[str]) -> list[str]:
-    """Words that are neither an option nor the value of one that is written apart."""
+    """Schema that are neither an option nor the value of one that is written apart."""
     apart = {
         "-n",
         "--namespace",

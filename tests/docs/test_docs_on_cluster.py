@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from tests.control_plane.plane import ControlPlane
+from harness.control_plane.plane import ControlPlane
 from tests.docs.pages import ROOT, Command, blocks, commands_of
 
 LEFT_OUT = {

@@ -15,7 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from psr_runtime import engine as engines
-from psr_runtime.artefact import Manifest, read_manifest
+from psr_runtime.artefacts.manifest import Manifest, read_manifest
 from psr_runtime.config import Endpoint
 from psr_runtime.engine import Completion, Sampling, Usage
 from psr_runtime.stage import run_stage

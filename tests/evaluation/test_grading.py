@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from psr_runtime.data.reading import parse_records
+from psr_runtime.data.records import GradedProblem
 from psr_runtime.evaluation.grading import Grade, Grader, grade_all
-from psr_runtime.records import GradedProblem, parse_records
 
 GSM8K = Path(__file__).parents[3] / "shared/data/qwen25_math_eval/gsm8k/test.jsonl"
 

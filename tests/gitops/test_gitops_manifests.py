@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from harness.control_plane.plane import ControlPlane
 from psr_operator.api.manifest import load_manifests
-from tests.control_plane.plane import ControlPlane
 from tests.gitops.standings import GITOPS, ROOT
 
 MANIFESTS = sorted(GITOPS.rglob("*.yaml"))

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from psr_runtime.artefact import publish
+from harness.s3_server import S3Server, start_s3
+from psr_runtime.artefacts.publishing import publish
 from psr_runtime.storage import Storage, file_uri
 from tests.local.command import StandIn, manifest, psr, write
-from tests.s3_server import S3Server, start_s3
 
 Fields = dict[str, Any]
 

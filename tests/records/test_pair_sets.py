@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from psr_runtime.artefact import publish
+from psr_runtime.artefacts.publishing import publish
+from psr_runtime.data.reading import read_pairs
+from psr_runtime.data.records import Pair
 from psr_runtime.errors import DataError, InputMissing
-from psr_runtime.records import Pair, read_pairs
 from psr_runtime.storage import Storage, file_uri
 
 PAIR = Pair(

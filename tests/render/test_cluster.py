@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from harness.control_plane.plane import APIError, ControlPlane
 from psr_operator.api import Resource
 from psr_operator.render import key_secret
-from tests.control_plane.plane import APIError, ControlPlane
 from tests.render.samples import Sample, samples
 
 SAMPLES = samples()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from psr_operator.api.common import Resources
-from psr_operator.api.manifest import ManifestError, load_words
+from psr_operator.api.manifest import ManifestError, load_schema
 from psr_operator.api.pod import PodOverrides
 from psr_operator.planner.plan import Placement
 from psr_operator.render import PodDefaults, Settings, job, server, server_hash
@@ -95,11 +95,11 @@ def test_faults_of_the_file_are_named(text: str, said: str, tmp_path: Path) -> N
     file = tmp_path / "pods.yaml"
     file.write_text(text)
     with pytest.raises(ManifestError, match=r"pods\.yaml") as caught:
-        load_words(file, PodDefaults)
+        load_schema(file, PodDefaults)
     assert said in str(caught.value)
 
 
 def test_the_file_is_read(tmp_path: Path) -> None:
     file = tmp_path / "pods.yaml"
     file.write_text("gpu:\n  priorityClassName: psr-training\n")
-    assert load_words(file, PodDefaults).gpu.priority_class_name == "psr-training"
+    assert load_schema(file, PodDefaults).gpu.priority_class_name == "psr-training"

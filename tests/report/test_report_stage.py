@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from psr_runtime.artefact import InputEntry, digest_of_input, publish
-from psr_runtime.records import Candidate, Level, Prediction, Tree, Verdict
+from psr_runtime.artefacts.manifest import InputEntry, digest_of_input
+from psr_runtime.artefacts.publishing import publish
+from psr_runtime.data.records import Candidate, Level, Prediction, Tree, Verdict
 from psr_runtime.stage import run_stage
 from psr_runtime.storage import Storage, file_uri
 
@@ -90,7 +91,7 @@ FIRST = Tree(
 # Problem 2: one text only, accepted; then a call without a verdict and a step that the oracle cannot tell.
 SECOND = Tree(
     problem_id="p2",
-    problem="Words.",
+    problem="Schema.",
     kept=[0, 1],
     outcome="RollbackLimit",
     levels=[

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from harness.engine_server import EngineServer, start_server
 from psr_runtime.prompts.tokens import Tokenizer
 from psr_runtime.search import stage as search_stage
 from psr_runtime.stage import run_stage
 from psr_runtime.storage import file_uri
-from tests.engine_server import EngineServer, start_server
 from tests.search.language import search_fields, write_model, write_problems
 from tests.search.standin import StandIn
 

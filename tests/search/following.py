@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from psr_runtime.data.records import Level, Pair, Tree
 from psr_runtime.engine import seed_of
 from psr_runtime.prompts.tokens import Tokenizer
-from psr_runtime.records import Level, Pair, Tree
 from tests.search.language import encode
 from tests.search.standin import Request
 

@@ -10,15 +10,16 @@ from pathlib import Path
 import httpx
 import pytest
 
+from harness.engine_server import EngineServer
 from psr_runtime.config import Endpoint
+from psr_runtime.data.reading import read_records
+from psr_runtime.data.records import Pair, Tree
 from psr_runtime.engine import Completion, Engine, Sampling, VLLMClient
 from psr_runtime.errors import DataError
 from psr_runtime.prompts.tokens import Tokenizer
-from psr_runtime.records import Pair, Tree, read_records
 from psr_runtime.search import stage as search_stage
 from psr_runtime.stage import run_stage
 from psr_runtime.storage import Storage, file_uri
-from tests.engine_server import EngineServer
 from tests.search.following import assert_pairs_follow, assert_prompts_follow
 from tests.search.language import CONTEXT, EOS, WORDS, after, encode, search_fields, write_problems
 from tests.search.live import Recorder

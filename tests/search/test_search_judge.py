@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psr_runtime.config import JudgeConfig, Prompts
+from psr_runtime.data.records import Verdict
 from psr_runtime.engine import seed_of
 from psr_runtime.errors import ConfigurationError
 from psr_runtime.prompts.templates import Templates
 from psr_runtime.prompts.tokens import Tokenizer
-from psr_runtime.records import Verdict
 from psr_runtime.search.judge import Judge
 from tests.search.language import PROMPTS, encode
 from tests.search.standin import StandIn

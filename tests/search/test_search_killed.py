@@ -13,14 +13,15 @@ from typing import Any
 
 import pytest
 
+from harness.engine_server import EngineServer
+from psr_runtime.artefacts.journal import Journal
 from psr_runtime.config import Endpoint
-from psr_runtime.journal import Journal
+from psr_runtime.data.reading import read_records
+from psr_runtime.data.records import Level, Pair, Tree
 from psr_runtime.prompts.tokens import Tokenizer
-from psr_runtime.records import Level, Pair, Tree, read_records
 from psr_runtime.search import stage as search_stage
 from psr_runtime.stage import run_stage
 from psr_runtime.storage import Storage, file_uri
-from tests.engine_server import EngineServer
 from tests.search.following import assert_pairs_follow, seeds_of
 from tests.search.language import search_fields, write_problems
 from tests.search.live import Recorder

@@ -8,10 +8,10 @@ from typing import Any, Literal
 import pytest
 
 from psr_runtime.config import SearchConfig
+from psr_runtime.data.records import Candidate, Level, SearchProblem
 from psr_runtime.engine import Completion
 from psr_runtime.errors import DataError
 from psr_runtime.prompts.tokens import Tokenizer
-from psr_runtime.records import Candidate, Level, SearchProblem
 from psr_runtime.search.stage import load_problems
 from psr_runtime.search.step_search import Position, decide, read_candidate
 from psr_runtime.storage import Storage, file_uri

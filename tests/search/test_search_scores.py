@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psr_runtime.records import Verdict
+from psr_runtime.data.records import Verdict
 from psr_runtime.search.scores import best_and_worst, comparisons, distinct_texts, score
 
 Orders = Literal["Both", "Single"]

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from psr_runtime.artefact import read_manifest
+from psr_runtime.artefacts.manifest import read_manifest
 from psr_runtime.config import Questions
+from psr_runtime.data.reading import read_records
+from psr_runtime.data.records import Level, Pair, SearchProblem, Tree
 from psr_runtime.errors import DataError
 from psr_runtime.prompts.tokens import Tokenizer
-from psr_runtime.records import Level, Pair, SearchProblem, Tree, read_records
 from psr_runtime.search.stage import round_problems
 from psr_runtime.stage import run_stage
 from psr_runtime.storage import Storage, file_uri

@@ -11,8 +11,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from psr_runtime.artefact import publish
-from psr_runtime.fingerprint import Fingerprint, Probe
+from psr_runtime.artefacts.fingerprint import Fingerprint, Probe
+from psr_runtime.artefacts.publishing import publish
 from psr_runtime.storage import Storage, file_uri
 
 VOCABULARY = 100

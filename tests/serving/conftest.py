@@ -10,7 +10,7 @@ import pytest
 import torch
 from checkpoints import checkpoint, random_model, updated
 
-from tests.engine_server import EngineServer, start_server
+from harness.engine_server import EngineServer, start_server
 
 torch.set_num_threads(1)  # models this small lose more to the second thread than they gain
 

@@ -8,11 +8,11 @@ from typing import Any
 import httpx
 import pytest
 
+from harness.engine_server import free_port_pair
+from psr_runtime.artefacts.fingerprint import Check
 from psr_runtime.config import ModelSource
 from psr_runtime.errors import ConfigurationError
-from psr_runtime.fingerprint import Check
 from psr_runtime.serving.control import ControlServer, State
-from tests.engine_server import free_port_pair
 
 CHECK = Check("Agrees", 1e-6, float("inf"), 0.4, 1e-4)
 

@@ -10,9 +10,9 @@ import httpx
 import pytest
 from conftest import Checkpoints
 
-from psr_runtime.fingerprint import Check, Fingerprint, compare, noise_of
+from harness.engine_server import EngineServer, launch_server
+from psr_runtime.artefacts.fingerprint import Check, Fingerprint, compare, noise_of
 from psr_runtime.storage import Storage, join
-from tests.engine_server import EngineServer, launch_server
 
 pytestmark = pytest.mark.engine
 

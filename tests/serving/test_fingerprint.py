@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from psr_runtime.fingerprint import FACTOR, NOISE, Fingerprint, Probe, compare, distance, noise_of
+from psr_runtime.artefacts.fingerprint import FACTOR, NOISE, Fingerprint, Probe, compare, distance, noise_of
 
 NEW = [[-1.0, -2.0], [-3.0, -4.0]]
 PARENT = [[-1.1, -2.1], [-3.1, -4.1]]

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from checkpoints import checkpoint, random_model, write_folder
 
+from harness.engine_server import free_port_pair
 from psr_runtime.config import ModelSource
 from psr_runtime.serving import serve
 from psr_runtime.serving.serve import run_server
 from psr_runtime.serving.swap import obstacle
 from psr_runtime.storage import file_uri
-from tests.engine_server import free_port_pair
 
 
 @pytest.fixture

@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 from checkpoints import publish_checkpoint, random_model
 
-from psr_runtime import hashes, s3_transfer
+from harness.s3_server import start_s3
 from psr_runtime.config import ModelSource, ServeStage, StorageAccess
 from psr_runtime.errors import Interrupted
-from psr_runtime.s3_transfer import Transfer
 from psr_runtime.serving.serve import Server
-from psr_runtime.storage import Storage
-from tests.s3_server import start_s3
+from psr_runtime.storage import Storage, hashes, s3_transfer
+from psr_runtime.storage.s3_transfer import Transfer
 
 PART = 5 << 20
 

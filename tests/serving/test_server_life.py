@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from checkpoints import checkpoint, fingerprint, random_model, updated
 
+from psr_runtime.artefacts.checkpoints import model_digest
+from psr_runtime.artefacts.fingerprint import Fingerprint
 from psr_runtime.config import ModelSource, ServeStage
-from psr_runtime.fingerprint import Fingerprint
-from psr_runtime.models import model_digest
 from psr_runtime.serving import serve
 from psr_runtime.serving.serve import GaveUp, Server
 from psr_runtime.serving.vllm_process import VLLMFailed

@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 from checkpoints import publish_checkpoint, random_model, updated, write_folder
 
+from harness.engine_server import QUICK, EngineServer, free_port_pair
+from harness.s3_server import S3Server, start_s3
+from psr_runtime.artefacts.checkpoints import RemoteWeights, bring_all_but_weights
 from psr_runtime.config import ModelSource, ServeStage, StorageAccess
 from psr_runtime.errors import ConfigurationError, DataError, InputMissing
-from psr_runtime.models import RemoteWeights, bring_all_but_weights
 from psr_runtime.serving import serve, vllm_process
 from psr_runtime.serving.vllm_process import command, environment, require_streamer
 from psr_runtime.storage import Storage, file_uri, join
-from tests.engine_server import QUICK, EngineServer, free_port_pair
-from tests.s3_server import S3Server, start_s3
 
 REMOTE = RemoteWeights("s3://models/m1/serving", 70 << 20)
 

@@ -13,14 +13,14 @@ from typing import Any
 
 from psr_runtime import stage
 from psr_runtime.__main__ import main
-from psr_runtime.config import StageConfig, Uri, given, method, operation
-from psr_runtime.journal import Journal
+from psr_runtime.artefacts.journal import Journal
+from psr_runtime.config import StageConfig, Uri, input_uri, method, operation
 from psr_runtime.stage import Outcome, Stage, StageContext
 from psr_runtime.storage import join
 
 
 class EchoStage(StageConfig):
-    source: Uri = given()
+    source: Uri = input_uri()
     text: str = method("hello")
     count: int = method(3, ge=1)
     padding: int = method(0, ge=0)

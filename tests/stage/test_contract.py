@@ -11,7 +11,8 @@ import pytest
 from echo_stage import Ended, contents
 
 from psr_runtime import stage
-from psr_runtime.artefact import MANIFEST, fetch, read_manifest
+from psr_runtime.artefacts.fetching import fetch
+from psr_runtime.artefacts.manifest import MANIFEST, read_manifest
 from psr_runtime.errors import DataError
 from psr_runtime.stage import RESULT_BYTES, Outcome
 from psr_runtime.storage import Storage, file_uri

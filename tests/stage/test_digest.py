@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from psr_runtime.artefact import digest_of_input
-from psr_runtime.config import MARK, StageConfig, given_uris, stage_digest
+from psr_runtime.artefacts.manifest import digest_of_input
+from psr_runtime.config import MARK, StageConfig, input_uris, stage_digest
 from psr_runtime.stage import STAGES
 from psr_runtime.storage import Storage, file_uri
 
@@ -119,7 +119,7 @@ def variants(stage: str, path: Path_) -> list[tuple[Any, StageConfig]]:
         put(document, path, value)
         with contextlib.suppress(ValidationError):
             config = parse(stage, document)
-            if config != BASE[stage] and given_uris(config).keys() == given_uris(BASE[stage]).keys():
+            if config != BASE[stage] and input_uris(config).keys() == input_uris(BASE[stage]).keys():
                 found.append((value, config))
     return found
 
@@ -132,7 +132,7 @@ def put(document: Any, path: Path_, value: Any) -> None:
 
 def digest(stage: str, config: StageConfig, **inputs: str) -> str:
     """The digest, with inputs whose content does not depend on where they lie."""
-    return stage_digest(stage, 1, config, {path: inputs.get(path, "sha256:0") for path in given_uris(config)})
+    return stage_digest(stage, 1, config, {path: inputs.get(path, "sha256:0") for path in input_uris(config)})
 
 
 @pytest.mark.parametrize(("stage", "path", "mark"), FIELDS, ids=lambda item: str(item) if item else "")
@@ -159,8 +159,8 @@ def test_any_mixture_of_changes(data: st.DataObject) -> None:
 @pytest.mark.parametrize("stage", BASE)
 def test_the_content_of_each_input_counts(stage: str) -> None:
     config = BASE[stage]
-    one_other = {digest(stage, config, **{path: "sha256:1"}) for path in given_uris(config)}
-    assert len(one_other) == len(given_uris(config)) > 0
+    one_other = {digest(stage, config, **{path: "sha256:1"}) for path in input_uris(config)}
+    assert len(one_other) == len(input_uris(config)) > 0
     assert digest(stage, config) not in one_other
 
 

@@ -19,8 +19,8 @@ from echo_stage import contents
 from prometheus_client.parser import text_string_to_metric_families
 
 from psr_runtime.__main__ import main
-from psr_runtime.artefact import MANIFEST
-from psr_runtime.journal import Journal
+from psr_runtime.artefacts.journal import Journal
+from psr_runtime.artefacts.manifest import MANIFEST
 from psr_runtime.stage import STAGES
 from psr_runtime.storage import Storage, file_uri, join
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.s3_server import S3Server, start_s3
 from psr_runtime.config import StorageAccess
 from psr_runtime.storage import Storage
-from tests.s3_server import S3Server, start_s3
 
 
 @pytest.fixture(scope="session")

@@ -9,23 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from psr_runtime.artefact import (
-    CLAIM,
-    MANIFEST,
-    claim,
-    clear_claim,
-    content_of,
-    entries_of,
-    fetch,
-    publish,
-    read_file,
-    read_manifest,
-    send,
-)
+from harness.s3_server import S3Server
+from psr_runtime.artefacts.checkpoints import bring_model, bring_tokenizer
+from psr_runtime.artefacts.fetching import fetch, read_file
+from psr_runtime.artefacts.manifest import MANIFEST, read_manifest
+from psr_runtime.artefacts.publishing import CLAIM, claim, clear_claim, content_of, entries_of, publish, send
 from psr_runtime.config import ModelSource
-from psr_runtime.models import bring_model, bring_tokenizer
 from psr_runtime.storage import Storage, join, name_below
-from tests.s3_server import S3Server
 
 Place = tuple[Storage, str]
 NAMES = [f"part-{number}" for number in range(6)]
@@ -41,7 +31,7 @@ FACTS = {
 WRITER = """
 import json, sys
 from pathlib import Path
-from psr_runtime.artefact import publish
+from psr_runtime.artefacts.publishing import publish
 from psr_runtime.config import StorageAccess
 from psr_runtime.storage import Storage
 

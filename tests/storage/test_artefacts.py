@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from psr_runtime.artefact import MANIFEST, InputEntry, Manifest, digest_of_input, fetch, publish, read_manifest
+from psr_runtime.artefacts.fetching import fetch
+from psr_runtime.artefacts.manifest import MANIFEST, InputEntry, Manifest, digest_of_input, read_manifest
+from psr_runtime.artefacts.publishing import publish
 from psr_runtime.errors import DataError, InputMissing
 from psr_runtime.storage import NotFound, Storage, file_uri, join, name_below
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from psr_runtime import hashes
-from psr_runtime.artefact import FileEntry, InputEntry, Manifest, content_of, entries_of, fetch, publish
+from psr_runtime.artefacts.fetching import fetch
+from psr_runtime.artefacts.manifest import FileEntry, InputEntry, Manifest
+from psr_runtime.artefacts.parts import publish_part
+from psr_runtime.artefacts.publishing import content_of, entries_of, publish
 from psr_runtime.errors import DataError
-from psr_runtime.hashes import digest_of, digests_of
-from psr_runtime.parts import publish_part
-from psr_runtime.storage import Storage, file_uri, join
+from psr_runtime.storage import Storage, file_uri, hashes, join
+from psr_runtime.storage.hashes import digest_of, digests_of
 
 Place = tuple[Storage, str]
 
@@ -45,7 +46,7 @@ def without_blake3(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine on which the package is not installed."""
     monkeypatch.setitem(sys.modules, "blake3", None)
     monkeypatch.setattr(hashes, "has_blake3", hashes.has_blake3.__wrapped__)
-    monkeypatch.setattr("psr_runtime.artefact.has_blake3", hashes.has_blake3)
+    monkeypatch.setattr("psr_runtime.artefacts.manifest.has_blake3", hashes.has_blake3)
 
 
 def publish_it(storage: Storage, uri: str, folder: Path) -> Manifest:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from psr_runtime.artefacts.journal import Journal
 from psr_runtime.errors import DataError
-from psr_runtime.journal import Journal
 from psr_runtime.storage import Storage, file_uri
 
 
@@ -124,7 +124,7 @@ def test_a_cancelled_appender_does_not_disturb_the_others(tmp_path: Path) -> Non
 
 WRITER = """
 import asyncio, sys
-from psr_runtime.journal import Journal
+from psr_runtime.artefacts.journal import Journal
 from psr_runtime.storage import Storage
 
 async def main():

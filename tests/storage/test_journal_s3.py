@@ -10,10 +10,10 @@ import sys
 
 import pytest
 
+from harness.s3_server import S3Server
+from psr_runtime.artefacts.journal import Journal, segments
 from psr_runtime.errors import DataError
-from psr_runtime.journal import Journal, segments
 from psr_runtime.storage import Storage, join
-from tests.s3_server import S3Server
 
 
 def test_records_of_all_writers_come_back_in_order(storage: Storage, prefix: str) -> None:
@@ -86,7 +86,7 @@ def test_an_object_within_the_segment_of_another_is_refused(storage: Storage, pr
 WRITER = """
 import asyncio, os, sys
 from psr_runtime.config import StorageAccess
-from psr_runtime.journal import Journal
+from psr_runtime.artefacts.journal import Journal
 from psr_runtime.storage import Storage
 
 async def main():

@@ -15,11 +15,13 @@ from typing import Any
 
 import pytest
 
-from psr_runtime.artefact import CLAIM, MANIFEST, fetch, publish, read_manifest
+from harness.s3_server import S3Server
+from psr_runtime.artefacts.fetching import fetch
+from psr_runtime.artefacts.manifest import MANIFEST, read_manifest
+from psr_runtime.artefacts.parts import FOLDER, publish_part, publish_parts
+from psr_runtime.artefacts.publishing import CLAIM, publish
 from psr_runtime.errors import DataError, Interrupted
-from psr_runtime.parts import FOLDER, publish_part, publish_parts
 from psr_runtime.storage import Storage, join, name_below
-from tests.s3_server import S3Server
 
 RANKS = 3
 ATTEMPT = "0123456789abcdef"
@@ -35,7 +37,7 @@ FACTS: dict[str, Any] = {
 RANK = """
 import json, os, signal, sys
 from pathlib import Path
-from psr_runtime import parts
+from psr_runtime.artefacts import parts
 from psr_runtime.config import StorageAccess
 from psr_runtime.errors import StageError
 from psr_runtime.storage import Storage

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from psr_runtime.artefact import digest_of_input, fetch, publish, read_file, read_manifest
+from psr_runtime.artefacts.fetching import fetch, read_file
+from psr_runtime.artefacts.manifest import digest_of_input, read_manifest
+from psr_runtime.artefacts.pruned import PRUNED
+from psr_runtime.artefacts.publishing import publish
 from psr_runtime.config import StorageAccess
 from psr_runtime.errors import InputMissing
-from psr_runtime.pruned import PRUNED
 from psr_runtime.stage import run_stage
 from psr_runtime.storage import Storage, join, name_below
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from botocore.stub import ANY, Stubber
 
-from psr_runtime.artefact import read_manifest
+from harness.s3_server import S3Server, free_ports
+from psr_runtime.artefacts.manifest import read_manifest
 from psr_runtime.config import StorageAccess
 from psr_runtime.errors import ConfigurationError, DataError, InputMissing, Interrupted, StageError
-from psr_runtime.s3 import S3Store
 from psr_runtime.storage import NotFound, Storage
-from tests.s3_server import S3Server, free_ports
+from psr_runtime.storage.s3 import S3Store
 
 Ask = Callable[[Storage, str, Path], object]
 

@@ -16,15 +16,14 @@ from typing import Any
 
 import pytest
 
-from psr_runtime import hashes, s3_transfer
+from harness.s3_proxy import wire_to
+from harness.s3_server import S3Server
 from psr_runtime.config import StorageAccess
 from psr_runtime.errors import Interrupted
-from psr_runtime.hashes import HashName, digest_of
-from psr_runtime.s3 import S3Store
-from psr_runtime.s3_transfer import PARTIAL, PARTS, slices
-from psr_runtime.storage import NotFound, Storage, sha256_of
-from tests.s3_proxy import wire_to
-from tests.s3_server import S3Server
+from psr_runtime.storage import NotFound, Storage, hashes, s3_transfer, sha256_of
+from psr_runtime.storage.hashes import HashName, digest_of
+from psr_runtime.storage.s3 import S3Store
+from psr_runtime.storage.s3_transfer import PARTIAL, PARTS, slices
 
 MIB = 1 << 20
 PART = 5 * MIB
@@ -33,7 +32,7 @@ SIZE = 6 * PART + 17
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from psr_runtime import hashes, s3_transfer
+from psr_runtime.storage import hashes, s3_transfer
 from psr_runtime.config import StorageAccess
 from psr_runtime.storage import Storage
 
@@ -265,7 +264,7 @@ def test_only_uploads_that_nobody_can_be_at_any_more_are_swept(
     begin_upload(s3, f"{prefix}/run2/weights", {1: b"x"}, "")
     store.sweep(f"{prefix}/run")
     assert len(unfinished(s3, prefix)) == 2
-    monkeypatch.setattr("psr_runtime.s3.STALE_SECONDS", -60.0)
+    monkeypatch.setattr("psr_runtime.storage.s3.STALE_SECONDS", -60.0)
     store.sweep(f"{prefix}/run")
     assert len(unfinished(s3, f"{prefix}/run/")) == 0
     assert len(unfinished(s3, f"{prefix}/run2/")) == 1

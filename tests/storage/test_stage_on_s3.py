@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
+from harness.s3_server import S3Server
 from psr_runtime import stage
-from psr_runtime.config import StageConfig, Uri, given, method
+from psr_runtime.artefacts.journal import Journal
+from psr_runtime.config import StageConfig, Uri, input_uri, method
 from psr_runtime.errors import Interrupted
-from psr_runtime.journal import Journal
 from psr_runtime.stage import Outcome, Stage, StageContext
 from psr_runtime.storage import Storage, join, name_below
-from tests.s3_server import S3Server
 
 
 class CountStage(StageConfig):
-    source: Uri = given()
+    source: Uri = input_uri()
     count: int = method(4)
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from psr_runtime.artefact import require_manifest
+from psr_runtime.artefacts.checkpoints import bring_model, bring_tokenizer
+from psr_runtime.artefacts.manifest import require_manifest
 from psr_runtime.config import ModelSource
 from psr_runtime.errors import InputMissing
-from psr_runtime.models import bring_model, bring_tokenizer
 from psr_runtime.storage import Storage, file_uri
 from tests.training.tiny_models import PROMPTS, make_pairs, write_ift, write_pairs
 

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainingArguments
 
+from psr_runtime.artefacts.checkpoints import bring_model, bring_tokenizer
+from psr_runtime.artefacts.fingerprint import Fingerprint
 from psr_runtime.config import OptimizerConfig, SFTStage
-from psr_runtime.fingerprint import Fingerprint
-from psr_runtime.models import bring_model, bring_tokenizer
 from psr_runtime.prompts.tokens import Tokenizer
 from psr_runtime.storage import Storage, file_uri
 from psr_runtime.training.data import Limit, Sample, sft_samples

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from psr_runtime.models import bring_model
-from psr_runtime.records import Pair
+from psr_runtime.artefacts.checkpoints import bring_model
+from psr_runtime.data.records import Pair
 from psr_runtime.storage import Storage, file_uri
 from psr_runtime.training.weights import load_model
 from tests.training.tiny_models import PROMPTS, make_pairs, write_eft, write_ift, write_pairs

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from harness.s3_server import start_s3
 from psr_runtime.config import StorageAccess
 from psr_runtime.progress import Progress
 from psr_runtime.stage import run_stage
 from psr_runtime.storage import Storage, file_uri
 from psr_runtime.training.resume import ResumeStates
-from tests.s3_server import start_s3
 from tests.training.tiny_models import PROMPTS, make_pairs, write_eft, write_ift, write_pairs
 
 SETTINGS = {"learningRate": 1e-3, "epochs": 2, "globalBatch": 4, "precision": "float32", "saveSteps": 2}

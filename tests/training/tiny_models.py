@@ -10,8 +10,8 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from psr_runtime.data.records import Pair
 from psr_runtime.prompts.tokens import tokenizer_digest
-from psr_runtime.records import Pair
 from psr_runtime.storage import file_uri
 
 WORDS = ["<pad>", "<eos>", "<user>", "<assistant>", "\n", " ", "Step ", ": ", " + ", " = ", "\\boxed{", "}"]

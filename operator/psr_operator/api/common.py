@@ -8,17 +8,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from psr_operator.api.keyed import Keyed
 from psr_operator.api.pod import DNSName, PodOverrides, QualifiedName, Quantity
-from psr_runtime.config import (
-    MANY,
-    URI,
-    Name,
-    Owner,
-    StorageAccess,
-    Uri,
-    Words,
-    method,
-    operation,
-)
+from psr_runtime.config import MANY, URI, Name, Owner, Schema, StorageAccess, Uri, method, operation
 
 GROUP = "psr.dev"
 VERSION = "v1alpha1"
@@ -38,7 +28,7 @@ Place = Annotated[str, StringConstraints(pattern=URI, max_length=768)]
 """A URI below a prefix, with parts and attempts below it."""
 
 
-class OwnerReference(Words):
+class OwnerReference(Schema):
     """The parent of a child object."""
 
     kind: Label
@@ -46,7 +36,7 @@ class OwnerReference(Words):
     uid: Label
 
 
-class Meta(Words):
+class Meta(Schema):
     """Object metadata, as far as PSR reads it."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=52)]
@@ -58,7 +48,7 @@ class Meta(Words):
     owner_references: list[OwnerReference] = Field(default=[], max_length=8)
 
 
-class Condition(Words):
+class Condition(Schema):
     """A status condition. Types: Ready, Reconciling, Stalled, Suspended (kstatus)."""
 
     type: Literal["Ready", "Reconciling", "Stalled", "Suspended"] = Field(description="Which condition.")
@@ -69,7 +59,7 @@ class Condition(Words):
     last_transition_time: Label = Field("", description="When the status last changed.")
 
 
-class Status(Words):
+class Status(Schema):
     """What every status holds."""
 
     observed_generation: int = Field(-1, description="Generation of the object that this status belongs to.")
@@ -90,7 +80,7 @@ class Status(Words):
         return found is not None and found.status == "True"
 
 
-class Resource(Words):
+class Resource(Schema):
     """Base of all kinds."""
 
     api_version: ApiVersion = "psr.dev/v1alpha1"
@@ -105,7 +95,7 @@ class Resource(Words):
         return f"{self.kind}/{self.metadata.name}"
 
 
-class Volume(Words):
+class Volume(Schema):
     """A ReadWriteMany claim that `file://` URIs lie under."""
 
     claim_name: Name = method(description="PersistentVolumeClaim in the object's namespace.")
@@ -148,7 +138,7 @@ def _below(uri: str, mount: str) -> bool:
     return not uri.startswith("file://") or f"{uri}/".startswith(f"file://{mount}/")
 
 
-class Resources(Words):
+class Resources(Schema):
     """Hardware of one pod or process."""
 
     gpus: int = operation(0, ge=0, le=64, description="GPUs of each pod.")
@@ -166,7 +156,7 @@ class TrainingResources(Resources):
     nodes: int = operation(1, ge=1, le=64, description="Pods of one training, each with `gpus` devices.")
 
 
-class Retries(Words):
+class Retries(Schema):
     """How often and how quickly an attempt is repeated."""
 
     backoff_limit: int = operation(3, ge=0, le=100, description="Failures before the object is Stalled.")
@@ -179,7 +169,7 @@ class Retries(Words):
 Seconds = Annotated[int, Field(ge=1, le=MANY)]
 
 
-class Upkeep(Words):
+class Upkeep(Schema):
     """How work is carried out: what parents hand to every working child as it is."""
 
     suspend: bool = operation(False, description="Stop what runs, free the GPUs and wait.")
@@ -216,7 +206,7 @@ class Work(Upkeep):
     storage: StorageSpec = method(description="Where artefacts go.")
 
 
-class Attempts(Words):
+class Attempts(Schema):
     """The attempts of one step of an object."""
 
     attempt: int = Field(0, description="Number of the last attempt, from 1; 0 before the first.")
@@ -231,7 +221,7 @@ Result = Annotated[dict[str, Any], Field(max_length=64)]
 """What a stage said at its end."""
 
 
-class Failure(Words):
+class Failure(Schema):
     """Why an object is Stalled."""
 
     reason: Label = Field(description="Why, in one word.")

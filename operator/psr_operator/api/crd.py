@@ -21,9 +21,9 @@ from psr_operator.api.common import GROUP, VERSION
 from psr_operator.api.explain import model_of
 from psr_operator.api.keyed import KEY
 from psr_operator.api.manifest import NAME_LENGTH
-from psr_runtime.config import MARK, Words
+from psr_runtime.config import MARK, Schema
 
-Schema = dict[str, Any]
+JSONSchema = dict[str, Any]
 
 SHORT_NAMES = {
     "SelfRewardRun": "srr",
@@ -163,7 +163,7 @@ def crd(kind: str) -> dict[str, Any]:
     }
 
 
-def _root(kind: type[Resource]) -> Schema:
+def _root(kind: type[Resource]) -> JSONSchema:
     spec, status = (model_of(kind.model_fields[name].annotation) for name in ("spec", "status"))
     assert spec is not None
     assert status is not None
@@ -194,7 +194,7 @@ def _root(kind: type[Resource]) -> Schema:
     }
 
 
-def _object(model: type[BaseModel], at: str, *, fixed: bool, filled: bool = True, key: str | None = None) -> Schema:
+def _object(model: type[BaseModel], at: str, *, fixed: bool, filled: bool = True, key: str | None = None) -> JSONSchema:
     """Schema of a model.
 
     Args:
@@ -232,7 +232,7 @@ def _object(model: type[BaseModel], at: str, *, fixed: bool, filled: bool = True
     }
 
 
-def _value(node: Schema, inner: type[BaseModel] | None, path: str, *, held: bool, filled: bool) -> Schema:
+def _value(node: JSONSchema, inner: type[BaseModel] | None, path: str, *, held: bool, filled: bool) -> JSONSchema:
     """Schema of a field's value. `inner` is the model in it, where there is one."""
     if "$ref" in node:
         assert inner is not None
@@ -244,13 +244,13 @@ def _value(node: Schema, inner: type[BaseModel] | None, path: str, *, held: bool
     return _leaf(node, path)
 
 
-def _list(node: Schema, inner: type[BaseModel] | None, path: str, *, held: bool, filled: bool) -> Schema:
+def _list(node: JSONSchema, inner: type[BaseModel] | None, path: str, *, held: bool, filled: bool) -> JSONSchema:
     if "maxItems" not in node:
         raise TypeError(f"{path}: the list has no maximum")
     key = node.get(KEY)
     if key is not None and inner is not None:
         items = _object(inner, f"{path}[]", fixed=held, filled=filled, key=key)
-        kind: Schema = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
+        kind: JSONSchema = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
     else:  # items have no name, so that nothing can be said about one of them before and after
         items = _value(node["items"], inner, f"{path}[]", held=False, filled=filled)
         kind = {"x-kubernetes-list-type": "atomic"}
@@ -258,7 +258,7 @@ def _list(node: Schema, inner: type[BaseModel] | None, path: str, *, held: bool,
     return {"type": "array", **least, "maxItems": node["maxItems"], **kind, "items": items}
 
 
-def _map(node: Schema, inner: type[BaseModel] | None, path: str, *, filled: bool) -> Schema:
+def _map(node: JSONSchema, inner: type[BaseModel] | None, path: str, *, filled: bool) -> JSONSchema:
     if "maxProperties" not in node:
         raise TypeError(f"{path}: the map has no maximum")
     schema = {"type": "object", "maxProperties": node["maxProperties"]}
@@ -278,11 +278,11 @@ def _map(node: Schema, inner: type[BaseModel] | None, path: str, *, filled: bool
     return {**schema, "additionalProperties": items, "x-kubernetes-validations": [rule]}
 
 
-def _leaf(node: Schema, path: str) -> Schema:
+def _leaf(node: JSONSchema, path: str) -> JSONSchema:
     kind = node.get("type")
     if kind not in ("string", "integer", "number", "boolean"):
         raise TypeError(f"{path}: a structural schema cannot say {node}")
-    schema: Schema = {"type": kind}
+    schema: JSONSchema = {"type": kind}
     if kind == "integer":
         schema["format"] = "int64"
     if "const" in node or "enum" in node:
@@ -296,7 +296,7 @@ def _leaf(node: Schema, path: str) -> Schema:
     return schema
 
 
-def _without_null(node: Schema) -> Schema:
+def _without_null(node: JSONSchema) -> JSONSchema:
     """The schema of an optional field's value: unset is absent, never null."""
     if "anyOf" not in node:
         return node
@@ -308,10 +308,10 @@ def _without_null(node: Schema) -> Schema:
 
 def _default(field: FieldInfo) -> Any:
     """A default; of a model all of it, as rules are checked on a default before the apiserver fills in the rest."""
-    return field.default.to_json() if isinstance(field.default, Words) else field.default
+    return field.default.to_json() if isinstance(field.default, Schema) else field.default
 
 
-def _immutable(name: str, path: str, schema: Schema, *, present: bool) -> list[Schema]:
+def _immutable(name: str, path: str, schema: JSONSchema, *, present: bool) -> list[JSONSchema]:
     """The rule on the parent that keeps a method field as it is.
 
     Args:
@@ -345,7 +345,7 @@ def _immutable(name: str, path: str, schema: Schema, *, present: bool) -> list[S
     return [_rule(same if present else f"{both} && (!has(self.{name}) || {same})", f"{put}; {otherwise}")]
 
 
-def _twins(model: type[BaseModel]) -> list[Schema]:
+def _twins(model: type[BaseModel]) -> list[JSONSchema]:
     found = []
     for name in model.__pydantic_decorators__.model_validators:
         where = next(base for base in model.__mro__ if name in vars(base))
@@ -356,7 +356,7 @@ def _twins(model: type[BaseModel]) -> list[Schema]:
     return found
 
 
-def _rule(rule: str, message: str) -> Schema:
+def _rule(rule: str, message: str) -> JSONSchema:
     return {"rule": rule, "message": message}
 
 

@@ -48,7 +48,7 @@ def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
 def _line(name: str, field: FieldInfo) -> str:
     extra = field.json_schema_extra
     mark = extra.get(MARK) if isinstance(extra, Mapping) else None
-    fixed = {"method": "fixed", "given": "fixed", "operation": "changeable"}.get(str(mark), "")
+    fixed = {"method": "fixed", "input": "fixed", "operation": "changeable"}.get(str(mark), "")
     inner = model_of(field.annotation)
     if field.default is PydanticUndefined or field.is_required():
         default = "required"

@@ -28,7 +28,7 @@ from psr_runtime.config import (
     SearchConfig,
     StepDPOConfig,
     Uri,
-    given,
+    input_uri,
     method,
     operation,
 )
@@ -38,7 +38,7 @@ class Loop(Upkeep):
     """What a round and a run of rounds share: method and hardware of searching and training."""
 
     model: ModelSource = method(description="The model to improve.")
-    problems: Uri = given(description="Problem file (JSON lines: id, problem). Answers in it are not read.")
+    problems: Uri = input_uri(description="Problem file (JSON lines: id, problem). Answers in it are not read.")
     prompts: Prompts = method(Prompts(), description="Prompts of both skills.")
     search: SearchConfig = method(SearchConfig(), description="Step search.")
     judge: JudgeConfig = method(JudgeConfig(), description="Self-judging.")

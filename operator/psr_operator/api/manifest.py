@@ -46,7 +46,7 @@ def load_manifests(paths: Sequence[Path]) -> list[Resource]:
     return objects
 
 
-def load_words(path: Path, kind: type[M]) -> M:
+def load_schema(path: Path, kind: type[M]) -> M:
     """One YAML document that is no object of the API, a file of settings say.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from psr_operator.api.keyed import Keyed
-from psr_runtime.config import Words, operation
+from psr_runtime.config import Schema, operation
 
 Quantity = Annotated[
     str, StringConstraints(pattern=r"^[0-9]{1,12}(\.[0-9]{1,6})?(m|k|[KMGTP]i|[MGTP])?$", max_length=24)
@@ -49,7 +49,7 @@ Free = Annotated[dict[str, Any], Field(max_length=64), AfterValidator(without_nu
 a field that is not set."""
 
 
-class KeySelector(Words):
+class KeySelector(Schema):
     """A key of a Secret or ConfigMap in the object's namespace."""
 
     name: DNSName = operation(description="Name of the Secret or ConfigMap.")
@@ -58,7 +58,7 @@ class KeySelector(Words):
     )
 
 
-class VariableSource(Words):
+class VariableSource(Schema):
     """Where a variable's value comes from: one of the two."""
 
     secret_key_ref: KeySelector | None = operation(None, description="A key of a Secret.")
@@ -71,7 +71,7 @@ class VariableSource(Words):
         return self
 
 
-class Variable(Words):
+class Variable(Schema):
     """An environment variable. Names that begin with PSR_ are the platform's own and win."""
 
     name: VariableName = operation(description="Name.")
@@ -85,33 +85,33 @@ class Variable(Words):
         return self
 
 
-class EmptyDir(Words):
+class EmptyDir(Schema):
     """A folder that lives as long as the pod."""
 
     medium: Literal["", "Memory"] = operation("", description="Memory: a tmpfs, counted as the pod's memory.")
     size_limit: Quantity | None = operation(None, description="Largest size.")
 
 
-class ClaimVolume(Words):
+class ClaimVolume(Schema):
     """A PersistentVolumeClaim."""
 
     claim_name: DNSName = operation(description="Claim in the object's namespace.")
     read_only: bool = operation(False, description="Mount it read-only.")
 
 
-class ConfigMapVolume(Words):
+class ConfigMapVolume(Schema):
     """A ConfigMap as files."""
 
     name: DNSName = operation(description="ConfigMap in the object's namespace.")
 
 
-class SecretVolume(Words):
+class SecretVolume(Schema):
     """A Secret as files."""
 
     secret_name: DNSName = operation(description="Secret in the object's namespace.")
 
 
-class PodVolume(Words):
+class PodVolume(Schema):
     """A volume of a type that cannot reach the node: one of the four."""
 
     name: DNSLabel = operation(description="Name; volumeMounts refer to it.")
@@ -128,7 +128,7 @@ class PodVolume(Words):
         return self
 
 
-class VolumeMount(Words):
+class VolumeMount(Schema):
     """Where a volume appears in the container."""
 
     name: DNSLabel = operation(description="Name of the volume.")
@@ -139,7 +139,7 @@ class VolumeMount(Words):
     read_only: bool = operation(False, description="Mount it read-only.")
 
 
-class Toleration(Words):
+class Toleration(Schema):
     """A taint that the pods bear."""
 
     key: QualifiedName | None = operation(None, description="Key of the taint. Unset: all.")
@@ -151,7 +151,7 @@ class Toleration(Words):
     toleration_seconds: int | None = operation(None, ge=0, le=2**31 - 1, description="Seconds, for NoExecute.")
 
 
-class ResourceClaim(Words):
+class ResourceClaim(Schema):
     """A claim on a device (dynamic resource allocation): one of the two names."""
 
     name: DNSLabel = operation(description="Name of the claim in the pod.")
@@ -165,13 +165,13 @@ class ResourceClaim(Words):
         return self
 
 
-class NamedReference(Words):
+class NamedReference(Schema):
     """A Secret by name."""
 
     name: DNSName = operation(description="Secret in the object's namespace.")
 
 
-class PodOverrides(Words):
+class PodOverrides(Schema):
     """What is merged into the pods of a piece of work."""
 
     labels: dict[QualifiedName, LabelValue] = operation({}, max_length=32, description="Further labels.")

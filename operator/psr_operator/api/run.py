@@ -10,14 +10,14 @@ from psr_operator.api.common import Failure, Label, Resource, StorageSpec, WorkS
 from psr_operator.api.iteration import Loop
 from psr_operator.api.keyed import Keyed
 from psr_operator.api.server import ServerTemplate
-from psr_runtime.config import EvaluationConfig, Name, SFTConfig, Text, Uri, Words, given, method, operation
+from psr_runtime.config import EvaluationConfig, Name, Schema, SFTConfig, Text, Uri, input_uri, method, operation
 
 
-class RunSFT(Words):
+class RunSFT(Schema):
     """How M1 is made from the model."""
 
-    ift: Uri | None = given(None, description="IFT records: problems solved in steps.")
-    eft: Uri | None = given(None, description="EFT records: judgements of candidate steps.")
+    ift: Uri | None = input_uri(None, description="IFT records: problems solved in steps.")
+    eft: Uri | None = input_uri(None, description="EFT records: judgements of candidate steps.")
     training: SFTConfig = method(SFTConfig(), description="Fine-tuning.")
 
     @model_validator(mode="after")
@@ -27,18 +27,18 @@ class RunSFT(Words):
         return self
 
 
-class Round(Words):
+class Round(Schema):
     """One iteration of a run."""
 
     questions: int = method(ge=1, le=1_000_000, description="Problems of this round. Paper §4: 400, 800, 1,200.")
     allow_reuse: bool = method(False, description="Wrap around when the file has too few problems.")
 
 
-class RunEvaluation(Words):
+class RunEvaluation(Schema):
     """An evaluation of every model of a run."""
 
     name: Name = method(description="Name of the evaluation.")
-    problems: Uri = given(description="Problem file with answers (JSON lines: problem, answer).")
+    problems: Uri = input_uri(description="Problem file with answers (JSON lines: problem, answer).")
     evaluation: EvaluationConfig = method(EvaluationConfig(), description="Decoding and grading.")
     required: bool = operation(False, description="Whether the run is Stalled when this evaluation is.")
 
@@ -54,7 +54,7 @@ class RunStorage(StorageSpec):
     )
 
 
-class RunReport(Words):
+class RunReport(Schema):
     """What the report says besides the numbers."""
 
     title: Annotated[str, StringConstraints(max_length=200)] | None = method(None, description="Heading.")
@@ -87,7 +87,7 @@ class SelfRewardRunSpec(Loop):
         return self
 
 
-class ModelStatus(Words):
+class ModelStatus(Schema):
     """One model of a run."""
 
     name: Label = Field(description="M1, M2, …")

@@ -8,10 +8,10 @@ from pydantic import Field, StringConstraints, model_validator
 
 from psr_operator.api.common import Image, Label, Resource, Resources, Status, StorageSpec
 from psr_operator.api.pod import PodOverrides
-from psr_runtime.config import ChildName, EngineConfig, ModelSource, Uri, Words, operation
+from psr_runtime.config import ChildName, EngineConfig, ModelSource, Schema, Uri, operation
 
 
-class ServerTemplate(Words):
+class ServerTemplate(Schema):
     """How a server is made: engine, replicas, hardware."""
 
     engine: EngineConfig = operation(EngineConfig(), description="vLLM.")
@@ -32,7 +32,7 @@ class ServerTemplate(Words):
     )
 
 
-class ServerChoice(Words):
+class ServerChoice(Schema):
     """A server by name, or one of one's own."""
 
     ref: ChildName | None = operation(None, description="Name of a PolicyServer in the same namespace.")

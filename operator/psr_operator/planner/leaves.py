@@ -21,6 +21,7 @@ from psr_runtime.config import (
     MergeStage,
     ModelSource,
     Owner,
+    Schema,
     SearchMethod,
     SearchStage,
     SFTMethod,
@@ -28,7 +29,6 @@ from psr_runtime.config import (
     StageConfig,
     StepDPOMethod,
     StepDPOStage,
-    Words,
 )
 
 Results = dict[str, dict[str, Any]]
@@ -155,7 +155,7 @@ def _placing(resource: Resource) -> dict[str, Any]:
     }
 
 
-def _method(resource: Resource, kind: type[Words]) -> dict[str, Any]:
+def _method(resource: Resource, kind: type[Schema]) -> dict[str, Any]:
     """The fields that a spec shares with its stage's configuration."""
     return {name: getattr(resource.spec, name) for name in kind.model_fields}
 

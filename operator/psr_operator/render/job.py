@@ -24,7 +24,7 @@ from psr_operator.render.labels import (
 from psr_operator.render.pod import Container, apart, secret_variable, template, together, variable
 from psr_operator.render.server import KEY, key_secret_name
 from psr_operator.render.settings import REVISION, Settings, resolved_image
-from psr_runtime.config import StageConfig, given_uris
+from psr_runtime.config import StageConfig, input_uris
 
 CONTAINER = "stage"
 SHARDED = frozenset({"search"})
@@ -106,7 +106,7 @@ def _container(workload: Workload, settings: Settings) -> Container:
 def _uris(configuration: StageConfig) -> dict[str, str]:
     """What a stage reads and writes; its shards differ in their numbers only."""
     owner = {"owner.uri": configuration.owner.uri} if configuration.owner is not None else {}
-    return {**given_uris(configuration), "output": configuration.output, **owner}
+    return {**input_uris(configuration), "output": configuration.output, **owner}
 
 
 def _scheduling(workload: Workload, owner: Resource) -> dict[str, Any]:

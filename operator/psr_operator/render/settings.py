@@ -10,13 +10,13 @@ from pydantic import Field
 from psr_operator.api.pod import PodOverrides
 from psr_operator.planner.plan import Placement, Server, Workload
 from psr_operator.render.merge import merge
-from psr_runtime.config import Words
+from psr_runtime.config import Schema
 
 REVISION = 1
 """Raised when what is rendered from the same value changes; it stands on every Job and Deployment."""
 
 
-class PodDefaults(Words):
+class PodDefaults(Schema):
     """What the operator's owner wants of pods whose manifest says nothing else: pools, tolerations, priorities."""
 
     gpu: PodOverrides = Field(PodOverrides(), description="Pods with GPUs.")

@@ -19,10 +19,10 @@ from urllib.parse import quote, unquote_to_bytes
 
 from psr_runtime.config import StorageAccess
 from psr_runtime.errors import ConfigurationError
-from psr_runtime.files import FileStore, Store, StoredObject
-from psr_runtime.files import NotFound as NotFound
-from psr_runtime.hashes import HashName
-from psr_runtime.hashes import sha256_of as sha256_of
+from psr_runtime.storage.files import FileStore, Store, StoredObject
+from psr_runtime.storage.files import NotFound as NotFound
+from psr_runtime.storage.hashes import HashName
+from psr_runtime.storage.hashes import sha256_of as sha256_of
 
 
 class Storage:
@@ -50,7 +50,7 @@ class Storage:
         if uri.startswith("s3://"):
             with self._lock:
                 if self._s3 is None:
-                    from psr_runtime.s3 import S3Store
+                    from psr_runtime.storage.s3 import S3Store
 
                     self._s3 = S3Store(self._access)
                 return self._s3

@@ -12,20 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from psr_runtime.artefact import (
-    PARALLEL,
-    digest_of_content,
-    digest_of_input,
-    fetch,
-    is_content,
-    read_file,
-    read_manifest,
-)
+from psr_runtime.artefacts.fetching import fetch, read_file
+from psr_runtime.artefacts.manifest import PARALLEL, digest_of_content, digest_of_input, is_content, read_manifest
+from psr_runtime.artefacts.pruned import missing_explained
 from psr_runtime.config import ModelSource
 from psr_runtime.errors import ConfigurationError, DataError, InputMissing
 from psr_runtime.prompts.tokens import FILES as TOKENIZER_FILES
 from psr_runtime.prompts.tokens import Tokenizer
-from psr_runtime.pruned import missing_explained
 from psr_runtime.storage import Storage, join, name_below
 
 MAKERS = ("sft", "step-dpo")

@@ -20,9 +20,9 @@ from typing import Any
 
 from psr_runtime.config import StorageAccess
 from psr_runtime.errors import ConfigurationError, DataError, InputMissing, Interrupted
-from psr_runtime.files import CHUNK, NotFound, StoredObject, file_errors
-from psr_runtime.hashes import HashName
-from psr_runtime.s3_transfer import STREAMS, Transfer, code, status
+from psr_runtime.storage.files import CHUNK, NotFound, StoredObject, file_errors
+from psr_runtime.storage.hashes import HashName
+from psr_runtime.storage.s3_transfer import STREAMS, Transfer, code, status
 
 ATTEMPTS = 5
 STALE_SECONDS = 24 * 3600.0

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from harness.control_plane.pod_ports import PROGRESS_PORT, Serving, digest_of
 from psr_operator.local.rehearsal import RESULTS
-from tests.control_plane.pod_ports import PROGRESS_PORT, Serving, digest_of
 
 if TYPE_CHECKING:
-    from tests.control_plane.player import Player
+    from harness.control_plane.player import Player
 
 RESTART_SECONDS = 0.2
 INDEX = "batch.kubernetes.io/job-completion-index"

@@ -21,10 +21,10 @@ from typing import Any
 
 import aiohttp
 
-from tests.control_plane.client import Client
-from tests.control_plane.plane import APIError, ControlPlane
-from tests.control_plane.pod_life import Life, Outcome, Pod, succeed
-from tests.control_plane.pod_ports import Order, Ports
+from harness.control_plane.client import Client
+from harness.control_plane.plane import APIError, ControlPlane
+from harness.control_plane.pod_life import Life, Outcome, Pod, succeed
+from harness.control_plane.pod_ports import Order, Ports
 
 START_SECONDS = 30.0
 CAPACITY = {"cpu": "1000000", "memory": "1000Ti", "pods": "1000000", "nvidia.com/gpu": "64"}
@@ -191,7 +191,7 @@ class Player:
         async with Client(self._plane, connections=self._connections) as self.client:
             await self._make_node()
             if self.plays_jobs:
-                from tests.control_plane.controllers import Controllers
+                from harness.control_plane.controllers import Controllers
 
                 controllers = Controllers(self)
                 self.spawn(self._watch("/apis/batch/v1/jobs", controllers.job, lambda: None))

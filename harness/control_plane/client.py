@@ -15,7 +15,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.control_plane.plane import APIError, ControlPlane
+from harness.control_plane.plane import APIError, ControlPlane
 
 PAGE = 500
 RECONNECTIONS = 25

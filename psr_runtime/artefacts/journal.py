@@ -29,8 +29,8 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from psr_runtime.errors import DataError
-from psr_runtime.files import file_errors, make_folder, sync_folder
 from psr_runtime.storage import Storage, join
+from psr_runtime.storage.files import file_errors, make_folder, sync_folder
 
 PARALLEL = 16
 SEGMENT = re.compile(r"segment-(\d+)(?:-(\d+))?\.jsonl")

@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from psr_runtime import hashes
 from psr_runtime.errors import Interrupted
-from psr_runtime.files import CHUNK
-from psr_runtime.hashes import PIECE, Composite, Hash, HashName
+from psr_runtime.storage import hashes
+from psr_runtime.storage.files import CHUNK
+from psr_runtime.storage.hashes import PIECE, Composite, Hash, HashName
 
 T = TypeVar("T")
 

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tests.control_plane.pod_life import INDEX, MERGE, now
+from harness.control_plane.pod_life import INDEX, MERGE, now
 
 if TYPE_CHECKING:
-    from tests.control_plane.player import Player
+    from harness.control_plane.player import Player
 
 Object = dict[str, Any]
 HASH = "pod-template-hash"

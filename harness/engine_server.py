@@ -17,8 +17,8 @@ from typing import Any
 
 import httpx
 
+from psr_runtime.artefacts.checkpoints import model_digest
 from psr_runtime.config import StorageAccess
-from psr_runtime.models import model_digest
 from psr_runtime.storage import Storage, file_uri
 
 READY_SECONDS = 400.0

@@ -17,21 +17,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from psr_runtime.artefact import (
-    CLAIM,
-    MANIFEST,
-    FileEntry,
-    InputEntry,
-    Manifest,
-    below,
-    claim,
-    conclude,
-    content_of,
-    entries_of,
-    other_digest,
-    read_manifest,
-    send,
-)
+from psr_runtime.artefacts.manifest import MANIFEST, FileEntry, InputEntry, Manifest, below, other_digest, read_manifest
+from psr_runtime.artefacts.publishing import CLAIM, claim, conclude, content_of, entries_of, send
 from psr_runtime.errors import DataError, Interrupted
 from psr_runtime.storage import NotFound, Storage, join, name_below
 

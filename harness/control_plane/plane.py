@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tests.control_plane.build import programs
+from harness.control_plane.build import programs
 
 START_SECONDS = 120.0
 ADMIN_TOKEN = "admin-of-a-test-control-plane"

@@ -1,0 +1,32 @@
+"""Evaluation (paper §4): the stage `evaluate`."""
+
+from __future__ import annotations
+
+from psr_runtime.config.fields import MANY, Schema, Uri, input_uri, method, operation
+from psr_runtime.config.model import ModelSource, Prompts
+from psr_runtime.config.serving import Endpoint
+from psr_runtime.config.storage import StageConfig
+
+
+class EvaluationConfig(Schema):
+    """Greedy, zero-shot accuracy on a problem file. Paper §4."""
+
+    max_tokens: int = method(2048, ge=1, le=32768, description="New tokens per answer. Ours, as Qwen2.5-Math.")
+    limit: int | None = method(None, ge=1, le=MANY, description="Only the first problems of the file. Unset: all.")
+    grading_seconds: int = operation(10, ge=1, le=600, description="Time limit of grading one answer.")
+    concurrency: int = operation(256, ge=1, le=4096, description="Problems answered at the same time.")
+
+
+class EvaluateMethod(Schema):
+    """Greedy, zero-shot accuracy of a model on a problem file. Paper §4."""
+
+    model: ModelSource = method(description="The model.")
+    problems: Uri = input_uri(description="Problem file with answers (JSON lines: problem, answer).")
+    prompts: Prompts = method(Prompts(), description="The solver prompt.")
+    evaluation: EvaluationConfig = method(EvaluationConfig(), description="Decoding and grading.")
+
+
+class EvaluateStage(EvaluateMethod, StageConfig):
+    """`evaluate`: accuracy, predictions kept."""
+
+    server: Endpoint = operation(description="Server of the model.")
