@@ -22,7 +22,7 @@ from psr_operator.local.executor import Executor, WorkFolder
 from psr_operator.local.node import Node
 from psr_operator.local.rehearsal import Rehearsal
 from psr_operator.local.store import stored_object
-from psr_operator.planner.plan import ExitClass
+from psr_operator.planner.types import ExitClass
 from psr_runtime.artefacts.manifest import digest_of_input, read_manifest
 from psr_runtime.errors import StageError
 from psr_runtime.storage import Storage, join, mounts_from
@@ -245,7 +245,7 @@ def _run(options: argparse.Namespace) -> int:
     with Display() as display:
         work = WorkFolder(folder, display.say, stop)
         node = Node(folder, mounts, (work.descriptor,))
-        executor = Executor(folder, node, display.transition, stands=_standing_artefacts(objects, mounts))
+        executor = Executor(folder, node, display.transition, stands=_artefact_is_there(objects, mounts))
         executor.apply(objects)
         saved = _saved(options.file)
 
@@ -264,7 +264,7 @@ def _run(options: argparse.Namespace) -> int:
     return _conclude(executor, mounts, interrupted=stop.is_set() and not executor.finished)
 
 
-def _standing_artefacts(objects: Sequence[Resource], mounts: Mapping[str, Path]) -> Callable[[str, str], bool]:
+def _artefact_is_there(objects: Sequence[Resource], mounts: Mapping[str, Path]) -> Callable[[str, str], bool]:
     """Whether the artefact of a digest still stands at a URI, and its inputs are what it was made from."""
     access = next((item.spec.storage.access() for item in objects if getattr(item.spec, "storage", None)), None)
     storage = Storage(access, mounts)

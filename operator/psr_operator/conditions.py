@@ -27,7 +27,7 @@ TYPES = ("Ready", "Reconciling", "Stalled", "Suspended")
 
 
 @dataclass(frozen=True)
-class Standing:
+class Summary:
     """How an object stands: a row of the table with reason (CamelCase) and message (a sentence)."""
 
     state: State
@@ -37,7 +37,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Transition:
-    """A change of standing, to be reported once the status is stored: an event on Kubernetes, a line of `psr run`.
+    """A change of state, to be reported once the status is stored: an event on Kubernetes, a line of `psr run`.
 
     Attributes:
         eventful: whether it is worth an event: an attempt failed, or the row of the table has changed for an object
@@ -52,18 +52,18 @@ class Transition:
     eventful: bool = True
 
 
-def stand(standing: Standing, resource: Resource, now: datetime) -> dict[str, Any]:
+def status_fields(summary: Summary, resource: Resource, now: datetime) -> dict[str, Any]:
     """The fields of a status in which an object stands as given: conditions, observedGeneration, reason."""
     generation = resource.metadata.generation
     return {
-        "conditions": conditions(standing, resource.status.conditions, generation, now),
+        "conditions": conditions(summary, resource.status.conditions, generation, now),
         "observed_generation": generation,
-        "reason": standing.reason,
+        "reason": summary.reason,
     }
 
 
-def conditions(standing: Standing, before: Sequence[Condition], generation: int, now: datetime) -> list[Condition]:
-    """The conditions of a standing. `lastTransitionTime` moves only where the status does.
+def conditions(summary: Summary, before: Sequence[Condition], generation: int, now: datetime) -> list[Condition]:
+    """The conditions of a summary of an object. `lastTransitionTime` moves only where the status does.
 
     Args:
         before: the conditions stored now.
@@ -72,7 +72,7 @@ def conditions(standing: Standing, before: Sequence[Condition], generation: int,
     """
     found = []
     earlier: dict[str, Condition] = {item.type: item for item in before}
-    for kind, status in zip(TYPES, standing.state.value, strict=True):
+    for kind, status in zip(TYPES, summary.state.value, strict=True):
         if status is None:
             continue
         old = earlier.get(kind)
@@ -82,8 +82,8 @@ def conditions(standing: Standing, before: Sequence[Condition], generation: int,
                 {
                     "type": kind,
                     "status": status,
-                    "reason": standing.reason,
-                    "message": standing.message[:MESSAGE_LENGTH],
+                    "reason": summary.reason,
+                    "message": summary.message[:MESSAGE_LENGTH],
                     "observedGeneration": generation,
                     "lastTransitionTime": since,
                 }
@@ -92,18 +92,18 @@ def conditions(standing: Standing, before: Sequence[Condition], generation: int,
     return found
 
 
-def transition(resource: Resource, standing: Standing) -> Transition | None:
+def transition(resource: Resource, summary: Summary) -> Transition | None:
     """What is worth reporting: reason or state differ from what is stored. None where nothing changed."""
     before = resource.status.conditions
     ready = next((item for item in before if item.type == "Ready"), None)
     stored = {item.type: item.status for item in before}
-    wanted = {kind: status for kind, status in zip(TYPES, standing.state.value, strict=True) if status is not None}
-    if ready is not None and ready.reason == standing.reason and stored == wanted:
+    wanted = {kind: status for kind, status in zip(TYPES, summary.state.value, strict=True) if status is not None}
+    if ready is not None and ready.reason == summary.reason and stored == wanted:
         return None
-    warning = standing.state is State.FAILED or standing.reason == "Retrying"
-    turned = stored != wanted and (bool(stored) or standing.state is not State.WORKING)
+    warning = summary.state is State.FAILED or summary.reason == "Retrying"
+    turned = stored != wanted and (bool(stored) or summary.state is not State.WORKING)
     eventful = warning or (turned and not resource.metadata.owner_references)
-    return Transition(resource.kind, resource.metadata.name, warning, standing.reason, standing.message, eventful)
+    return Transition(resource.kind, resource.metadata.name, warning, summary.reason, summary.message, eventful)
 
 
 def _rfc3339(now: datetime) -> str:

@@ -7,7 +7,23 @@ What does not belong here: reading files, clients, defaults that depend on the m
 
 from psr_runtime.config.digest import input_uris, method_fields, stage_digest
 from psr_runtime.config.evaluation import EvaluateMethod, EvaluateStage, EvaluationConfig
-from psr_runtime.config.fields import MANY, MARK, URI, ChildName, Name, Schema, Text, Uri, input_uri, method, operation
+from psr_runtime.config.fields import (
+    LATER,
+    MANY,
+    MARK,
+    PLUGIN,
+    URI,
+    ChildName,
+    Name,
+    PluginName,
+    Schema,
+    Text,
+    Uri,
+    input_uri,
+    method,
+    operation,
+    plugin,
+)
 from psr_runtime.config.model import ModelSource, Prompts
 from psr_runtime.config.report import ReportedEvaluation, ReportedModel, ReportStage
 from psr_runtime.config.retention import PrunedModel, PruneStage
@@ -26,8 +42,10 @@ from psr_runtime.config.training import (
 )
 
 __all__ = [
+    "LATER",
     "MANY",
     "MARK",
+    "PLUGIN",
     "URI",
     "ChildName",
     "Endpoint",
@@ -41,6 +59,7 @@ __all__ = [
     "Name",
     "OptimizerConfig",
     "Owner",
+    "PluginName",
     "Prompts",
     "PruneStage",
     "PrunedModel",
@@ -69,5 +88,6 @@ __all__ = [
     "method",
     "method_fields",
     "operation",
+    "plugin",
     "stage_digest",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from psr_runtime.config.fields import MARK
+from psr_runtime.config.fields import LATER, MARK
 from psr_runtime.config.storage import StageConfig
 
 
@@ -20,9 +20,9 @@ def method_fields(value: Any) -> Any:
         for name, field in type(value).model_fields.items():
             extra = field.json_schema_extra
             mark = extra.get(MARK) if isinstance(extra, Mapping) else None
-            if mark is None:
+            if not isinstance(extra, Mapping) or mark is None:
                 raise TypeError(f"{type(value).__name__}.{name} is marked neither method, input nor operation")
-            if mark == "method":
+            if mark == "method" and not (LATER in extra and getattr(value, name) == field.default):
                 kept[field.alias or name] = method_fields(getattr(value, name))
         return kept
     if isinstance(value, Mapping):

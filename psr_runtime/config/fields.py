@@ -10,6 +10,7 @@ marked by the function that declares it:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -21,10 +22,35 @@ MANY = 10**9
 MARK = "x-psr-field"
 """Key in a field's JSON schema that holds `method`, `input` or `operation`."""
 
+LATER = "x-psr-later"
+"""Key in a field's JSON schema: not part of the digest while it has its default."""
 
-def method(default: Any = ..., **kwargs: Any) -> Any:
-    """Declare a field that decides what is computed: immutable, part of the digest."""
-    return Field(default, json_schema_extra={MARK: "method"}, **kwargs)
+PLUGIN = "x-psr-plugin"
+"""Key in a field's JSON schema that holds the entry-point group and our own names."""
+
+
+def method(default: Any = ..., *, later: bool = False, **kwargs: Any) -> Any:
+    """Declare a field that decides what is computed: immutable, part of the digest.
+
+    Args:
+        later: the field came after results that are still good: it is part of the digest only where it differs from
+            its default.
+    """
+    extra: dict[str, Any] = {MARK: "method", **({LATER: True} if later else {})}
+    return Field(default, json_schema_extra=extra, **kwargs)
+
+
+def plugin(default: str, *, group: str, own: Sequence[str], description: str) -> Any:
+    """Declare a method field that names an implementation: one of ours, or one that another package brings.
+
+    While it has its default it is not part of the digest, so results from before the field was there stay valid.
+
+    Args:
+        group: entry-point group, `psr.judges` say (`psr_runtime.plugins`).
+        own: names that are ours; any other one's package and version are part of the digest.
+    """
+    extra: dict[str, Any] = {MARK: "method", LATER: True, PLUGIN: {"group": group, "own": sorted(own)}}
+    return Field(default, json_schema_extra=extra, description=description)
 
 
 def input_uri(default: Any = ..., **kwargs: Any) -> Any:
@@ -59,6 +85,8 @@ URI = r"^(file:///|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/).+$"
 Uri = Annotated[str, StringConstraints(pattern=URI, max_length=1024)]
 """`file:///…` or `s3://bucket/…`."""
 Text = Annotated[str, StringConstraints(max_length=16384)]
+PluginName = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Za-z0-9]*$", max_length=40)]
+"""Name of an implementation that a package may bring."""
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
 
 ChildName = Annotated[str, StringConstraints(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=52)]

@@ -30,7 +30,7 @@ from psr_operator.api.manifest import ManifestError, load_manifests
 from psr_operator.api.pod import without_nulls
 from psr_operator.api.stored import parse, to_stored
 from psr_operator.planner import plan
-from psr_operator.planner.plan import Observed
+from psr_operator.planner.types import Observed
 from tests.api.client import YAML, Connection
 from tests.api.definitions import (
     Schema,

@@ -20,7 +20,7 @@ from psr_operator.controller.client import Client, login_from
 from psr_operator.controller.facts import job_facts, pod_facts
 from psr_operator.controller.observe import workload_states
 from psr_operator.local.node import Node
-from psr_operator.planner.plan import Workload, WorkloadState
+from psr_operator.planner.types import Workload, WorkloadState
 from psr_operator.render import LABEL_UID, Settings
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ import pytest
 
 from psr_operator.api import KINDS, PolicyServer
 from psr_operator.api.crd import crd
-from psr_operator.conditions import Standing, State, stand
+from psr_operator.conditions import State, Summary, status_fields
 from tests.controller.kstatus import EXPECTED, KStatus, compute, expected, flux_says, kubectl_wait, state_of
 
 Object = dict[str, Any]
@@ -115,6 +115,6 @@ def standing(state: State) -> Object:
             "spec": {"model": {"uri": "s3://bucket/m1"}},
         }
     )
-    found = stand(Standing(state, "Reason", "a message"), server, datetime(2026, 1, 1, tzinfo=UTC))
+    found = status_fields(Summary(state, "Reason", "a message"), server, datetime(2026, 1, 1, tzinfo=UTC))
     stored = server.model_copy(update={"status": server.status.model_copy(update=found)})
     return {**stored.to_json(), "metadata": {"generation": 3}}

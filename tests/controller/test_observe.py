@@ -10,7 +10,7 @@ import pytest
 from psr_operator.controller.ask import share_of, told_of
 from psr_operator.controller.facts import DeploymentFacts, deployment_facts, error_of, job_facts, pod_facts, result_of
 from psr_operator.controller.observe import Heard, Told, attempt_of, server_state, workload_states
-from psr_operator.planner.plan import ExitClass, Phase, ServerState, WorkloadState
+from psr_operator.planner.types import ExitClass, Phase, ServerState, WorkloadState
 
 LABELS = {
     "app.kubernetes.io/managed-by": "psr",

@@ -12,7 +12,7 @@ import pytest
 from harness.control_plane.plane import ControlPlane
 from psr_operator.api import Resource
 from psr_operator.api.stored import parse
-from psr_operator.planner.plan import ExitClass, Phase, Workload, WorkloadState
+from psr_operator.planner.types import ExitClass, Phase, Workload, WorkloadState
 from psr_runtime.config import MergeStage
 from tests.controller.executors import Executor, here, on_cluster
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from psr_operator.api import KINDS, Resource
 from psr_operator.api.crd import crd
-from psr_operator.conditions import Standing, State, stand
-from psr_operator.planner.plan import ExitClass
+from psr_operator.conditions import State, Summary, status_fields
+from psr_operator.planner.types import ExitClass
 from tests.planner.world import MODEL, STORAGE, World, resource, run_of
 
 Object = dict[str, Any]
@@ -39,7 +39,7 @@ def standing(kind: str, state: State, *, behind: bool = False) -> Object:
     """An object of a kind in a state. `behind`: its spec was changed since the operator looked at it."""
     item = resource(kind, **SPECS[kind])
     item = item.model_copy(update={"metadata": item.metadata.model_copy(update={"generation": 3})})
-    found = stand(Standing(state, REASON, MESSAGE), item, datetime(2026, 1, 1, tzinfo=UTC))
+    found = status_fields(Summary(state, REASON, MESSAGE), item, datetime(2026, 1, 1, tzinfo=UTC))
     stored = item.model_copy(update={"status": item.status.model_copy(update=found)}).to_json()
     stored["metadata"]["generation"] += behind
     return stored

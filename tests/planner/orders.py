@@ -20,7 +20,7 @@ from psr_operator.api.common import Condition, WorkStatus
 from psr_operator.api.run import ModelStatus
 from psr_operator.local.rehearsal import RESULTS
 from psr_operator.planner import plan
-from psr_operator.planner.plan import ExitClass, Observed, Phase, Server, ServerState, Workload, WorkloadState
+from psr_operator.planner.types import ExitClass, Observed, Phase, Server, ServerState, Workload, WorkloadState
 from psr_runtime.config import PruneStage
 from psr_runtime.errors import WEIGHTS_PRUNED as PRUNED
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from world import TRAINING, World, run_of
 
-from psr_operator.planner.plan import ExitClass, Phase, ServerState
+from psr_operator.planner.types import ExitClass, Phase, ServerState
 
 RETRIES = {"backoffLimit": 2, "maxDisruptions": 3, "backoffSeconds": 1}
 

@@ -11,7 +11,7 @@ from world import MODEL, STORAGE, World, resource, run_of
 
 from psr_operator.api.common import Attempts
 from psr_operator.planner import plan
-from psr_operator.planner.plan import ExitClass, Observed
+from psr_operator.planner.types import ExitClass, Observed
 
 JOB = {"model": MODEL, "pairs": "s3://bucket/pairs", "storage": STORAGE}
 
@@ -360,7 +360,7 @@ def test_a_round_alone_brings_its_own_server_and_lets_it_go_for_training(tmp_pat
 
 
 def test_a_server_that_cannot_serve_stalls_the_run(tmp_path: Path) -> None:
-    from psr_operator.planner.plan import ServerState
+    from psr_operator.planner.types import ServerState
 
     world = World(tmp_path, run_of(rounds=1))
     while "run-server" not in world.node.server_specs:

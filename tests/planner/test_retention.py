@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from test_lives import JOB, fail
 from world import STORAGE, World, resource, run_of
 
-from psr_operator.planner.plan import ExitClass
+from psr_operator.planner.types import ExitClass
 from psr_runtime.config import PruneStage
 
 

@@ -11,7 +11,7 @@ from psr_operator.api import KINDS, Resource
 from psr_operator.conditions import Transition
 from psr_operator.local.executor import Executor
 from psr_operator.local.rehearsal import RESULTS
-from psr_operator.planner.plan import ExitClass, Phase, Server, ServerState, Workload, WorkloadState
+from psr_operator.planner.types import ExitClass, Phase, Server, ServerState, Workload, WorkloadState
 from psr_runtime.config import PruneStage
 from psr_runtime.errors import WEIGHTS_PRUNED
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psr_operator.planner.plan import Placement, Workload
+from psr_operator.planner.types import Placement, Workload
 from psr_operator.render import RenderError, job
 from psr_runtime.config import MergeStage, SearchStage
 from tests.render.samples import ROOT, SETTINGS, owner, search_configurations, workload

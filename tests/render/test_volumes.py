@@ -9,7 +9,7 @@ import pytest
 
 from psr_operator.api.common import StorageSpec
 from psr_operator.api.pod import PodOverrides
-from psr_operator.planner.plan import Placement, Workload
+from psr_operator.planner.types import Placement, Workload
 from psr_operator.render import RenderError, job, server
 from psr_runtime.config import ModelSource
 from tests.render.samples import ON_VOLUME, S3, SETTINGS, owner, policy_server, samples

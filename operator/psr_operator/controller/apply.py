@@ -27,7 +27,7 @@ from psr_operator.controller.cache import Cache, Entry, key_of
 from psr_operator.controller.client import Client, Refused
 from psr_operator.controller.facts import DeploymentFacts, JobFacts, deployment_facts, job_facts
 from psr_operator.controller.queue import Key
-from psr_operator.planner.plan import Server, Workload
+from psr_operator.planner.types import Server, Workload
 from psr_operator.render import (
     ANNOTATION_MODEL_HASH,
     RenderError,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from psr_operator.controller.facts import DeploymentFacts, JobFacts, PodFacts, error_of, result_of
-from psr_operator.planner.plan import ExitClass, Phase, ServerState, WorkloadState
+from psr_operator.planner.types import ExitClass, Phase, ServerState, WorkloadState
 
 FAILED_POLICY = "PodFailurePolicy"
 LOOP = "CrashLoopBackOff"

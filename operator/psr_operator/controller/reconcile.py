@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from psr_operator.api import KINDS, PolicyServer, Resource
 from psr_operator.api.common import Status, WorkStatus
-from psr_operator.conditions import Standing, State, Transition, stand, transition
+from psr_operator.conditions import State, Summary, Transition, status_fields, transition
 from psr_operator.controller.apply import Obstacle, Writer, collection_of
 from psr_operator.controller.ask import Asker
 from psr_operator.controller.cache import Cache, Entry
@@ -26,7 +26,7 @@ from psr_operator.controller.facts import JobFacts, PodFacts, deployment_facts, 
 from psr_operator.controller.observe import server_state, workload_states
 from psr_operator.controller.queue import Key, Queue
 from psr_operator.planner import plan
-from psr_operator.planner.plan import Observed, Plan, ServerState
+from psr_operator.planner.types import Observed, Plan, ServerState
 from psr_operator.render import LABEL_UID
 
 log = logging.getLogger(__name__)
@@ -211,17 +211,17 @@ class Reconciler:
         """Say that what is wanted cannot be made."""
         log.warning("%s/%s %s: %s", key.namespace, resource.ref, obstacle.reason, obstacle)
         self._obstacles[key] = (_spec_of(resource), obstacle)
-        await self._stand(key, resource, Standing(State.FAILED, obstacle.reason, str(obstacle)))
+        await self._stand(key, resource, Summary(State.FAILED, obstacle.reason, str(obstacle)))
 
-    async def _stand(self, key: Key, resource: Resource, standing: Standing) -> None:
+    async def _stand(self, key: Key, resource: Resource, summary: Summary) -> None:
         entry = self.cache.get(key)
         if entry is None:
             return
         before = entry.raw().get("status") or {}
-        status = resource.status.model_copy(update=stand(standing, resource, self.now())).to_json()
+        status = resource.status.model_copy(update=status_fields(summary, resource, self.now())).to_json()
         if status != before:
             await self.writer.status(key, entry, before, status)
-            told = transition(resource, standing)
+            told = transition(resource, summary)
             if told is not None:
                 await self.writer.event(resource, told, self.now())
 
@@ -250,8 +250,8 @@ class Reconciler:
             for fault in error.errors()
         )
         bare = kind.model_construct(kind=key.kind, metadata=_meta(raw), spec=None, status=status)
-        standing = Standing(State.FAILED, "InvalidSpec", f"{faults}; correct it and apply it again")
-        await self._stand(key, bare, standing)
+        summary = Summary(State.FAILED, "InvalidSpec", f"{faults}; correct it and apply it again")
+        await self._stand(key, bare, summary)
 
 
 def fold(resource: Resource, observed: Observed, now: datetime) -> tuple[Resource, Plan, list[Transition]]:

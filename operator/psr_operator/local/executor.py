@@ -20,7 +20,7 @@ from psr_operator.api.server import ServerTemplate
 from psr_operator.conditions import Transition
 from psr_operator.local.store import Store
 from psr_operator.planner import plan
-from psr_operator.planner.plan import Observed, Plan, Server, ServerState, Workload, WorkloadState
+from psr_operator.planner.types import Observed, Plan, Server, ServerState, Workload, WorkloadState
 from psr_runtime.errors import Interrupted
 
 POLL_SECONDS = 0.2

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from psr_operator.local.processes import Child, start
-from psr_operator.planner.plan import ExitClass, Phase, Server, ServerState, Workload, WorkloadState
+from psr_operator.planner.types import ExitClass, Phase, Server, ServerState, Workload, WorkloadState
 from psr_runtime.config import ServeStage
 
 POLL_SECONDS = 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from psr_operator.planner.plan import Phase, Server, ServerState, Workload, WorkloadState
+from psr_operator.planner.types import Phase, Server, ServerState, Workload, WorkloadState
 
 RESULTS: dict[str, dict[str, Any]] = {
     "sft": {"updates": 0},

@@ -19,9 +19,9 @@ from psr_operator.api import (
 )
 from psr_operator.planner.iteration import plan_iteration
 from psr_operator.planner.leaves import plan_evaluation, plan_generation, plan_sft, plan_step_dpo
-from psr_operator.planner.plan import Observed, Plan
 from psr_operator.planner.run import plan_run
 from psr_operator.planner.server import plan_server
+from psr_operator.planner.types import Observed, Plan
 
 
 def plan(resource: Resource, observed: Observed, now: datetime) -> Plan:

@@ -10,11 +10,11 @@ from psr_operator.api.common import Condition
 from psr_operator.api.generation import PreferenceGenerationSpec
 from psr_operator.api.server import ServerChoice
 from psr_operator.api.training import StepDPOJobSpec
-from psr_operator.conditions import Standing, State, stand, transition
+from psr_operator.conditions import State, Summary, status_fields, transition
 from psr_operator.planner.leaves import handed_down, prefix_of
 from psr_operator.planner.names import child_name
-from psr_operator.planner.plan import Observed, Plan
 from psr_operator.planner.server import Reader, child_meta, child_server, intent
+from psr_operator.planner.types import Observed, Plan
 
 
 def plan_iteration(iteration: SelfRewardIteration, observed: Observed, now: datetime) -> Plan:
@@ -30,11 +30,11 @@ def plan_iteration(iteration: SelfRewardIteration, observed: Observed, now: date
     children += _server(iteration, observed, pairs, job)
 
     own = observed.child("PolicyServer", _server_name(iteration))
-    standing = _standing(iteration, pairs, job, own)
+    summary = _summary(iteration, pairs, job, own)
     status = iteration.status.model_copy(
         update={
-            **stand(standing, iteration, now),
-            "step": standing.reason,
+            **status_fields(summary, iteration, now),
+            "step": summary.reason,
             "progress": _progress(pairs, job),
             **_made(iteration, pairs),
             "output": job.status.output if job is not None and job.status.holds("Ready") else None,
@@ -44,26 +44,26 @@ def plan_iteration(iteration: SelfRewardIteration, observed: Observed, now: date
     return Plan(
         status=status,
         children=tuple(children),
-        transition=transition(iteration, standing),
+        transition=transition(iteration, summary),
     )
 
 
-def _standing(
+def _summary(
     iteration: SelfRewardIteration,
     pairs: PreferenceGeneration | None,
     job: StepDPOJob | None,
     server: Resource | None,
-) -> Standing:
+) -> Summary:
     if job is not None and job.status.holds("Ready"):
-        return Standing(State.DONE, "Succeeded", f"M{iteration.spec.iteration + 1} is at {job.status.output}")
+        return Summary(State.DONE, "Succeeded", f"M{iteration.spec.iteration + 1} is at {job.status.output}")
     if server is not None and server.status.holds("Stalled"):
-        return child_standing(server, "Generating", iteration.spec.suspend)
+        return child_summary(server, "Generating", iteration.spec.suspend)
     current = job if pairs is not None and pairs.status.holds("Ready") else pairs
-    return child_standing(current, "Generating" if current is pairs else "Training", iteration.spec.suspend)
+    return child_summary(current, "Generating" if current is pairs else "Training", iteration.spec.suspend)
 
 
 AT_WORK = "its children are at work"
-SUSPENDED = Standing(State.SUSPENDED, "Suspended", "suspended; set suspend: false to go on")
+SUSPENDED = Summary(State.SUSPENDED, "Suspended", "suspended; set suspend: false to go on")
 
 
 def _tells(child: Resource, ready: Condition) -> bool:
@@ -73,21 +73,21 @@ def _tells(child: Resource, ready: Condition) -> bool:
     return ready.reason in ("Retrying", "WaitingForGPUs") or (ready.reason == "Pending" and ": " in ready.message)
 
 
-def child_standing(child: Resource | None, doing: str, suspend: bool) -> Standing:
+def child_summary(child: Resource | None, doing: str, suspend: bool) -> Summary:
     """How a parent stands whose present child is `child` (None: not made yet)."""
     if child is None:
         if suspend:
             return SUSPENDED
-        return Standing(State.WORKING, doing, AT_WORK)
+        return Summary(State.WORKING, doing, AT_WORK)
     ready = child.status.condition("Ready")
     message = AT_WORK
     if ready is not None and (child.status.holds("Stalled") or _tells(child, ready)):
         message = f"{child.ref}: {ready.message}"
     if child.status.holds("Stalled") and ready is not None:
-        return Standing(State.FAILED, ready.reason, message)
+        return Summary(State.FAILED, ready.reason, message)
     if suspend:
         return SUSPENDED
-    return Standing(State.WORKING, doing, message)
+    return Summary(State.WORKING, doing, message)
 
 
 def _made(iteration: SelfRewardIteration, pairs: PreferenceGeneration | None) -> dict[str, Any]:

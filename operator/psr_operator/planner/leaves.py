@@ -9,11 +9,11 @@ from typing import Any
 
 from psr_operator.api import ModelEvaluation, PolicyServer, PreferenceGeneration, Resource, SFTJob, StepDPOJob
 from psr_operator.api.common import TrainingResources, Upkeep, Work
-from psr_operator.conditions import Standing, State
+from psr_operator.conditions import State, Summary
+from psr_operator.planner.lifecycle import Life, Step, plan_life
 from psr_operator.planner.placement import placement, storage_of
-from psr_operator.planner.plan import Observed, Placement, Plan
 from psr_operator.planner.server import misses_pruned, own_server
-from psr_operator.planner.stage import Life, Step, plan_life
+from psr_operator.planner.types import Observed, Placement, Plan
 from psr_runtime.config import (
     Endpoint,
     EvaluateMethod,
@@ -174,7 +174,7 @@ def _life(resource: Resource, steps: list[Step], summary: Callable[[Results], st
     )
 
 
-def _too_large(resources: TrainingResources) -> Standing | None:
+def _too_large(resources: TrainingResources) -> Summary | None:
     """Training uses one device of one node; what asks for more would hold GPUs that stay idle."""
     if resources.nodes == 1 and resources.gpus <= 1:
         return None
@@ -182,10 +182,10 @@ def _too_large(resources: TrainingResources) -> Standing | None:
         f"training on {resources.nodes} nodes × {resources.gpus} GPUs is not built yet; set nodes to 1 and gpus to 1, "
         "or train elsewhere and give the checkpoint as model"
     )
-    return Standing(State.FAILED, "NotSupported", message)
+    return Summary(State.FAILED, "NotSupported", message)
 
 
-def _until_released(observed: Observed, server: str | None, gpus: int) -> Standing | None:
+def _until_released(observed: Observed, server: str | None, gpus: int) -> Summary | None:
     """Training with GPUs waits until the run's server holds none."""
     if server is None or gpus == 0:
         return None
@@ -194,7 +194,7 @@ def _until_released(observed: Observed, server: str | None, gpus: int) -> Standi
         return None
     known = peer.status.observed_generation == peer.metadata.generation  # else its status tells of an earlier spec
     if peer.spec.active or peer.status.holds_gpus or not known:
-        return Standing(State.WORKING, "WaitingForGPUs", f"PolicyServer/{server} still holds its GPUs")
+        return Summary(State.WORKING, "WaitingForGPUs", f"PolicyServer/{server} still holds its GPUs")
     return None
 
 
@@ -205,22 +205,22 @@ def server_name(resource: PreferenceGeneration | ModelEvaluation) -> str:
 
 def _server_of(
     resource: PreferenceGeneration | ModelEvaluation, model: ModelSource, observed: Observed
-) -> tuple[Endpoint, Standing | None]:
+) -> tuple[Endpoint, Summary | None]:
     """The endpoint to ask, and why it cannot be asked yet (None when it can)."""
     name = server_name(resource)
     peer = observed.peers.get(name) or observed.child("PolicyServer", name)
     nobody = Endpoint(urls=["http://127.0.0.1:1"], ready_seconds=1)
     if not isinstance(peer, PolicyServer):
-        return nobody, Standing(State.WORKING, "WaitingForServer", f"there is no PolicyServer/{name} yet")
+        return nobody, Summary(State.WORKING, "WaitingForServer", f"there is no PolicyServer/{name} yet")
     if resource.spec.owner is not None and misses_pruned(peer, model.uri, resource.spec.owner.uri):
         return nobody, None
     if peer.status.holds("Stalled"):
         stalled = next(item for item in peer.status.conditions if item.type == "Stalled")
         if resource.spec.server.inline is not None:
-            return nobody, Standing(State.FAILED, stalled.reason, f"{peer.ref}: {stalled.message}")
-        return nobody, Standing(State.WORKING, "WaitingForServer", f"{peer.ref} is stalled: {stalled.message}")
+            return nobody, Summary(State.FAILED, stalled.reason, f"{peer.ref}: {stalled.message}")
+        return nobody, Summary(State.WORKING, "WaitingForServer", f"{peer.ref} is stalled: {stalled.message}")
     if not peer.status.endpoints or peer.status.model != model.uri:
-        return nobody, Standing(State.WORKING, "WaitingForServer", f"{peer.ref} does not serve {model.uri} yet")
+        return nobody, Summary(State.WORKING, "WaitingForServer", f"{peer.ref} does not serve {model.uri} yet")
     return Endpoint(urls=peer.status.endpoints, model_digest=peer.status.digest), None
 
 

@@ -8,7 +8,7 @@ from psr_operator.api import Resource
 from psr_operator.api.common import Resources, StorageSpec
 from psr_operator.api.pod import PodOverrides
 from psr_operator.api.run import RunStorage
-from psr_operator.planner.plan import Placement
+from psr_operator.planner.types import Placement
 
 QUEUES = ("kueue.x-k8s.io/", "scheduling.x-k8s.io/")
 """Annotations below these prefixes go through to children: queues, topology, pod groups."""

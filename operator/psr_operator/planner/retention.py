@@ -16,9 +16,12 @@ from typing import Any
 from psr_operator.api import PolicyServer, SelfRewardRun
 from psr_operator.api.common import Attempts, Resources
 from psr_operator.api.run import SelfRewardRunStatus
-from psr_operator.conditions import Standing, State
+from psr_operator.conditions import State, Summary
 from psr_operator.planner.leaves import owner_of, prefix_of
-from psr_operator.planner.made import (
+from psr_operator.planner.lifecycle import Life, Moment, Step, live
+from psr_operator.planner.names import child_name
+from psr_operator.planner.placement import placement
+from psr_operator.planner.run_models import (
     Model,
     evaluations,
     is_pruned,
@@ -27,10 +30,7 @@ from psr_operator.planner.made import (
     prune_key,
     server_name,
 )
-from psr_operator.planner.names import child_name
-from psr_operator.planner.placement import placement
-from psr_operator.planner.plan import Observed
-from psr_operator.planner.stage import Life, Moment, Step, live
+from psr_operator.planner.types import Observed
 from psr_runtime.config import PrunedModel, PruneStage, StageConfig
 
 
@@ -72,7 +72,7 @@ def removal(run: SelfRewardRun, observed: Observed, model: Model, now: datetime)
     return replace(moment, status=moment.status.model_copy(update=theirs))
 
 
-def serving(run: SelfRewardRun, observed: Observed, model: Model) -> Standing | None:
+def serving(run: SelfRewardRun, observed: Observed, model: Model) -> Summary | None:
     """How a run stands that waits for its server to let go of a model's weights; None when it has.
 
     A server that is wanted with another model has let go once every replica serves that, one that is not wanted once
@@ -87,7 +87,7 @@ def serving(run: SelfRewardRun, observed: Observed, model: Model) -> Standing | 
     elsewhere = spec.active and spec.model.uri != model.source.uri and status.model == spec.model.uri
     if known and (gone or elsewhere):
         return None
-    return Standing(State.WORKING, "Pruning", f"waiting for {server.ref} to let go of {model.name}")
+    return Summary(State.WORKING, "Pruning", f"waiting for {server.ref} to let go of {model.name}")
 
 
 def told(run: SelfRewardRun, observed: Observed, models: Sequence[Model], status: SelfRewardRunStatus) -> str:

@@ -24,11 +24,14 @@ from psr_operator.api.iteration import Loop, SelfRewardIterationSpec
 from psr_operator.api.run import RunEvaluation, SelfRewardRunStatus
 from psr_operator.api.server import ServerChoice
 from psr_operator.api.training import SFTJobSpec
-from psr_operator.conditions import Standing, State, Transition, stand, transition
+from psr_operator.conditions import State, Summary, Transition, status_fields, transition
 from psr_operator.planner import retention
-from psr_operator.planner.iteration import SUSPENDED, child_standing
+from psr_operator.planner.iteration import SUSPENDED, child_summary
 from psr_operator.planner.leaves import handed_down, owner_of, prefix_of
-from psr_operator.planner.made import (
+from psr_operator.planner.lifecycle import Life, Moment, Step, live
+from psr_operator.planner.names import child_name
+from psr_operator.planner.placement import placement, storage_of
+from psr_operator.planner.run_models import (
     Model,
     evaluation_name,
     evaluation_output,
@@ -43,26 +46,23 @@ from psr_operator.planner.made import (
     sft_name,
     was_made,
 )
-from psr_operator.planner.names import child_name
-from psr_operator.planner.placement import placement, storage_of
-from psr_operator.planner.plan import Observed, Plan
 from psr_operator.planner.server import Reader, child_meta, child_server, intent, misses_pruned
-from psr_operator.planner.stage import Life, Moment, Step, live
+from psr_operator.planner.types import Observed, Plan
 from psr_runtime.config import Questions, ReportStage, StageConfig
 
 
 def plan_run(run: SelfRewardRun, observed: Observed, now: datetime) -> Plan:
     """Children for every model that exists, a server for whoever reads, the report when all is done."""
     models = made_models(run, observed)
-    moment = _own_work(run, observed, models, _standing(run, observed, models), now)
-    standing, status = moment.standing, moment.status
+    moment = _own_work(run, observed, models, _summary(run, observed, models), now)
+    summary, status = moment.summary, moment.status
     assert isinstance(status, SelfRewardRunStatus)
     seen = run.model_copy(update={"status": status})
     status = status.model_copy(
         update={
-            **stand(standing, run, now),
+            **status_fields(summary, run, now),
             "models": [model_status(seen, observed, model) for model in models],
-            "step": f"{models[-1].name if models else 'M0'} {standing.reason}",
+            "step": f"{models[-1].name if models else 'M0'} {summary.reason}",
             "progress": _progress(run, models),
         }
     )
@@ -71,13 +71,13 @@ def plan_run(run: SelfRewardRun, observed: Observed, now: datetime) -> Plan:
         children=(*_children(run, observed, models), *_server(run, observed, models)),
         workloads=(moment.workload,) if moment.workload is not None else (),
         stop=moment.stop,
-        transition=transition(run, standing) or _unpruned(run, status),
+        transition=transition(run, summary) or _unpruned(run, status),
         again_after=moment.again_after,
     )
 
 
 def _own_work(
-    run: SelfRewardRun, observed: Observed, models: Sequence[Model], standing: Standing | None, now: datetime
+    run: SelfRewardRun, observed: Observed, models: Sequence[Model], summary: Summary | None, now: datetime
 ) -> Moment:
     """The run's own work, one Workload at a time: removals of weights beside the rounds, the report at the end.
 
@@ -85,7 +85,7 @@ def _own_work(
     when what is left of removals has failed for good.
 
     Args:
-        standing: how the run stands on its children; None when only its own work is left.
+        summary: how the run stands on its children; None when only its own work is left.
     """
     status = run.status
     if run.spec.storage.retention == "All" and status.unpruned:
@@ -94,34 +94,34 @@ def _own_work(
     begun = retention.under_way(run, observed, models)
     if begun is not None:
         moment = retention.removal(run, observed, begun, now)
-        return replace(moment, standing=standing or _pruning(moment))
-    finished = Standing(State.DONE, "Succeeded")
-    if standing is None:
+        return replace(moment, summary=summary or _pruning(moment))
+    finished = Summary(State.DONE, "Succeeded")
+    if summary is None:
         report = live(_report(run, observed, models), observed, now)
-        if report.standing.state is not State.DONE:
+        if report.summary.state is not State.DONE:
             return report
-        finished, status = report.standing, report.status  # type: ignore[assignment]
+        finished, status = report.summary, report.status  # type: ignore[assignment]
         run = run.model_copy(update={"status": status})
-    elif standing.state is not State.WORKING:
-        return Moment(status, standing)
+    elif summary.state is not State.WORKING:
+        return Moment(status, summary)
     waits = None
     for model in retention.due(run, observed, models):
         waits = retention.serving(run, observed, model)
         if waits is None:
             moment = retention.removal(run, observed, model, now)
-            return replace(moment, standing=standing or _pruning(moment))
-    if standing is None and waits is not None:
+            return replace(moment, summary=summary or _pruning(moment))
+    if summary is None and waits is not None:
         return Moment(status, SUSPENDED if run.spec.suspend else waits)
     told = retention.told(run, observed, models, status)
-    return Moment(status, standing or replace(finished, message=f"{finished.message}{told}"))
+    return Moment(status, summary or replace(finished, message=f"{finished.message}{told}"))
 
 
-def _pruning(moment: Moment) -> Standing:
+def _pruning(moment: Moment) -> Summary:
     """How a run stands that has nothing else to do than this removal; its failure is not the run's."""
-    standing = moment.standing
-    if standing.state in (State.DONE, State.FAILED):
-        return Standing(State.WORKING, "Pruning", standing.message)
-    return standing
+    summary = moment.summary
+    if summary.state in (State.DONE, State.FAILED):
+        return Summary(State.WORKING, "Pruning", summary.message)
+    return summary
 
 
 def _unpruned(run: SelfRewardRun, status: SelfRewardRunStatus) -> Transition | None:
@@ -136,27 +136,27 @@ def _unpruned(run: SelfRewardRun, status: SelfRewardRunStatus) -> Transition | N
 # --- how it stands -----------------------------------------------------------------------------------------
 
 
-def _standing(run: SelfRewardRun, observed: Observed, models: Sequence[Model]) -> Standing | None:
+def _summary(run: SelfRewardRun, observed: Observed, models: Sequence[Model]) -> Summary | None:
     """How the run stands on its children; None when only its own work is left."""
     server = observed.child("PolicyServer", server_name(run))
     stuck = server is not None and not misses_pruned(server, server.spec.model.uri, prefix_of(run))
     if server is not None and stuck and server.status.holds("Stalled"):
-        return child_standing(server, "Serving", run.spec.suspend)
+        return child_summary(server, "Serving", run.spec.suspend)
     if not models:
-        return child_standing(observed.child("SFTJob", sft_name(run)), "FineTuning", run.spec.suspend)
+        return child_summary(observed.child("SFTJob", sft_name(run)), "FineTuning", run.spec.suspend)
     failed = [item for item in evaluations(run, observed, models, required=True) if item.status.holds("Stalled")]
     if failed:
-        return child_standing(failed[0], "Evaluating", run.spec.suspend)
+        return child_summary(failed[0], "Evaluating", run.spec.suspend)
     number = models[-1].number
     if number <= len(run.spec.iterations):
         child = observed.child("SelfRewardIteration", iteration_name(run, number))
         doing = (
             child.status.step if child is not None and child.status.step in ("Generating", "Training") else "Iterating"
         )
-        return child_standing(child, doing, run.spec.suspend)
+        return child_summary(child, doing, run.spec.suspend)
     open_ones = [item for item in evaluations(run, observed, models) if not over(item)]
     if open_ones or any(_lacks_evaluations(run, observed, model) for model in models):
-        return child_standing(open_ones[0] if open_ones else None, "Evaluating", run.spec.suspend)
+        return child_summary(open_ones[0] if open_ones else None, "Evaluating", run.spec.suspend)
     return None
 
 

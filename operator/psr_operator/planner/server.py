@@ -13,10 +13,10 @@ from datetime import datetime
 from psr_operator.api import Meta, OwnerReference, PolicyServer, Resource
 from psr_operator.api.common import StorageSpec
 from psr_operator.api.server import PolicyServerSpec, ServerTemplate
-from psr_operator.conditions import Standing, State, stand, transition
+from psr_operator.conditions import State, Summary, status_fields, transition
 from psr_operator.planner.names import child_name
 from psr_operator.planner.placement import passed_on, placement
-from psr_operator.planner.plan import Observed, Plan, Server, ServerState
+from psr_operator.planner.types import Observed, Plan, Server, ServerState
 from psr_runtime.config import ModelSource, StorageAccess
 from psr_runtime.errors import WEIGHTS_PRUNED
 
@@ -40,42 +40,42 @@ def plan_server(server: PolicyServer, observed: Observed, now: datetime) -> Plan
         if spec.active
         else None
     )
-    standing = _standing(server, state)
-    ready = standing.state is State.DONE and state is not None
+    summary = _summary(server, state)
+    ready = summary.state is State.DONE and state is not None
     status = server.status.model_copy(
         update={
-            **stand(standing, server, now),
+            **status_fields(summary, server, now),
             "endpoints": list(state.endpoints) if state is not None and ready else [],
             "model": state.ready if state is not None and ready else None,
             "digest": state.digest if state is not None and ready else None,
             # Stored before the server is made: training that is planned in between must not find it False.
             "holds_gpus": spec.resources.gpus > 0 and (spec.active or (state is not None and not state.gone)),
             "image": state.image if state is not None and not state.gone else None,
-            "step": standing.reason,
+            "step": summary.reason,
         }
     )
     return Plan(
         status=status,
         servers=(wanted,) if wanted is not None else (),
-        transition=transition(server, standing),
+        transition=transition(server, summary),
     )
 
 
-def _standing(server: PolicyServer, state: ServerState | None) -> Standing:
+def _summary(server: PolicyServer, state: ServerState | None) -> Summary:
     spec = server.spec
     if not spec.active:
         if state is None or state.gone:
-            return Standing(State.IDLE, "Idle", "released; nothing of it is left")
-        return Standing(State.WORKING, "Releasing", "waiting for the server to end")
+            return Summary(State.IDLE, "Idle", "released; nothing of it is left")
+        return Summary(State.WORKING, "Releasing", "waiting for the server to end")
     if state is not None and state.failed:
-        return Standing(State.FAILED, state.reason, state.message)
+        return Summary(State.FAILED, state.reason, state.message)
     if state is not None and state.ready not in (None, spec.model.uri):
-        return Standing(State.WORKING, "Loading", f"exchanges {state.ready} for {spec.model.uri}")
+        return Summary(State.WORKING, "Loading", f"exchanges {state.ready} for {spec.model.uri}")
     if state is None or state.ready is None:
-        return Standing(State.WORKING, "Loading", state.message if state is not None else "starting")
+        return Summary(State.WORKING, "Loading", state.message if state is not None else "starting")
     if spec.model_digest is not None and state.digest != spec.model_digest:
-        return Standing(State.WORKING, "Loading", f"serves {state.digest}, wanted is {spec.model_digest}")
-    return Standing(State.DONE, "Serving", f"serves {spec.model.uri}")
+        return Summary(State.WORKING, "Loading", f"serves {state.digest}, wanted is {spec.model_digest}")
+    return Summary(State.DONE, "Serving", f"serves {spec.model.uri}")
 
 
 def misses_pruned(server: Resource, model: str, prefix: str) -> bool:

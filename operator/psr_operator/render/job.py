@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from psr_operator.api.common import Resource
-from psr_operator.planner.plan import Workload
+from psr_operator.planner.types import Workload
 from psr_operator.render import shards
 from psr_operator.render.labels import (
     ANNOTATION_REVISION,

@@ -11,7 +11,7 @@ from typing import Any
 
 from psr_operator.api.common import Resources
 from psr_operator.api.pod import PodOverrides
-from psr_operator.planner.plan import Placement
+from psr_operator.planner.types import Placement
 from psr_operator.render.labels import foreign
 from psr_operator.render.merge import merge
 from psr_operator.render.settings import RenderError, Settings

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from psr_operator.api.common import Resource
-from psr_operator.planner.plan import Server
+from psr_operator.planner.types import Server
 from psr_operator.render.labels import (
     ANNOTATION_MODEL_HASH,
     ANNOTATION_REVISION,

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from psr_operator.api.pod import PodOverrides
-from psr_operator.planner.plan import Placement, Server, Workload
+from psr_operator.planner.types import Placement, Server, Workload
 from psr_operator.render.merge import merge
 from psr_runtime.config import Schema
 

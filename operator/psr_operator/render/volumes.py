@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from psr_operator.api.pod import PodOverrides
-from psr_operator.planner.plan import Placement
+from psr_operator.planner.types import Placement
 from psr_operator.render.settings import RenderError
 
 SCRATCH = "/scratch"

@@ -12,9 +12,9 @@ from datetime import datetime
 from typing import Any
 
 from psr_operator.api.common import Attempts, Failure, Resource, Retries, WorkStatus
-from psr_operator.conditions import Standing, State, stand, transition
+from psr_operator.conditions import State, Summary, status_fields, transition
 from psr_operator.planner.names import child_name
-from psr_operator.planner.plan import ExitClass, Observed, Phase, Placement, Plan, Workload, WorkloadState
+from psr_operator.planner.types import ExitClass, Observed, Phase, Placement, Plan, Workload, WorkloadState
 from psr_runtime.config import StageConfig
 
 LONGEST_BACKOFF = 300.0
@@ -39,7 +39,7 @@ class Step:
     configurations: Callable[[dict[str, dict[str, Any]]], tuple[StageConfig, ...]]
     doing: str
     placement: Placement = field(default_factory=Placement)
-    waits: Standing | None = None
+    waits: Summary | None = None
     server: str | None = None
 
 
@@ -68,7 +68,7 @@ class Moment:
     """One look at a life: the status as it will be stored, how the object stands, what is wanted."""
 
     status: WorkStatus
-    standing: Standing
+    summary: Summary
     workload: Workload | None = None
     stop: tuple[str, ...] = ()
     again_after: float | None = None
@@ -79,10 +79,10 @@ def plan_life(life: Life, observed: Observed, now: datetime) -> Plan:
     moment = live(life, observed, now)
     resource = life.resource
     return Plan(
-        status=moment.status.model_copy(update=stand(moment.standing, resource, now)),
+        status=moment.status.model_copy(update=status_fields(moment.summary, resource, now)),
         workloads=(moment.workload,) if moment.workload else (),
         stop=moment.stop,
-        transition=transition(resource, moment.standing),
+        transition=transition(resource, moment.summary),
         again_after=moment.again_after,
     )
 
@@ -93,9 +93,7 @@ def live(life: Life, observed: Observed, now: datetime) -> Moment:
     if status.rerun != life.rerun:
         if any(not item.gone for item in observed.workloads):
             stop = tuple(item.name for item in observed.workloads if not item.gone)
-            return Moment(
-                status, Standing(State.WORKING, "Rerunning", "waiting for the last attempt to end"), stop=stop
-            )
+            return Moment(status, Summary(State.WORKING, "Rerunning", "waiting for the last attempt to end"), stop=stop)
         status = _known_attempts(life, _fresh_counts(status), observed).model_copy(
             update={"rerun": life.rerun, "done": {}, "failure": None, "output": None, "digest": None}
         )
@@ -122,7 +120,7 @@ def _finished(life: Life, status: WorkStatus) -> Moment:
             "running_since": None,
         }
     )
-    return Moment(status, Standing(State.DONE, "Succeeded", life.summary(status.done)))
+    return Moment(status, Summary(State.DONE, "Succeeded", life.summary(status.done)))
 
 
 def _failed(status: WorkStatus, observed: Observed) -> Moment:
@@ -135,8 +133,8 @@ def _stalled(status: WorkStatus, left: tuple[str, ...]) -> Moment:
     assert status.failure is not None
     if left:
         message = f"waiting for {left[0]} to end after {status.failure.reason}: {status.failure.message}"
-        return Moment(status, Standing(State.WORKING, "Failing", message), stop=left)
-    return Moment(status, Standing(State.FAILED, status.failure.reason, status.failure.message))
+        return Moment(status, Summary(State.WORKING, "Failing", message), stop=left)
+    return Moment(status, Summary(State.FAILED, status.failure.reason, status.failure.message))
 
 
 def _suspended(status: WorkStatus, step: Step, observed: Observed, now: datetime) -> Moment:
@@ -145,8 +143,8 @@ def _suspended(status: WorkStatus, step: Step, observed: Observed, now: datetime
     left = tuple(item.name for item in observed.workloads if not item.gone)
     if left:
         message = f"waiting for {len(left)} workload(s) to end"
-        return Moment(status, Standing(State.SUSPENDED, "Suspended", message), stop=left)
-    return Moment(status, Standing(State.SUSPENDED, "Suspended", "suspended; set suspend: false to go on"))
+        return Moment(status, Summary(State.SUSPENDED, "Suspended", message), stop=left)
+    return Moment(status, Summary(State.SUSPENDED, "Suspended", "suspended; set suspend: false to go on"))
 
 
 def _advance(life: Life, step: Step, status: WorkStatus, observed: Observed, now: datetime) -> Moment:
@@ -161,7 +159,7 @@ def _advance(life: Life, step: Step, status: WorkStatus, observed: Observed, now
             if step.waits is not None:  # what it needs went between the intent and the Workload
                 return Moment(status.model_copy(update={"step": step.doing}), step.waits)
             return Moment(
-                status, Standing(State.WORKING, "Starting", f"starting {name}"), workload=_workload(life, step, status)
+                status, Summary(State.WORKING, "Starting", f"starting {name}"), workload=_workload(life, step, status)
             )
         state = WorkloadState(
             name, attempts.attempt, Phase.FAILED, ExitClass.DISRUPTION, message=f"{name} was deleted", gone=True
@@ -185,8 +183,8 @@ def _start(life: Life, step: Step, status: WorkStatus, attempts: Attempts, obser
         return _advance(life, step, _with(status, step.key, taken), observed, now)
     left = tuple(item.name for item in observed.workloads if not item.gone)
     if left:
-        standing = Standing(State.WORKING, "WaitingForPods", f"waiting for {left[0]} to end")
-        return Moment(status, standing, stop=left)
+        summary = Summary(State.WORKING, "WaitingForPods", f"waiting for {left[0]} to end")
+        return Moment(status, summary, stop=left)
     if step.waits is not None:
         return Moment(status.model_copy(update={"step": step.doing}), step.waits)
     pause = attempts.retry_at - now.timestamp()
@@ -195,13 +193,13 @@ def _start(life: Life, step: Step, status: WorkStatus, attempts: Attempts, obser
         ready = status.condition("Ready")
         if ready is not None and ready.reason == "Retrying":
             message = ready.message
-        return Moment(status, Standing(State.WORKING, "Retrying", message), again_after=pause)
+        return Moment(status, Summary(State.WORKING, "Retrying", message), again_after=pause)
     attempts = attempts.model_copy(update={"attempt": attempts.attempt + 1, "open": True, "observed": False})
     status = _with(status, step.key, attempts).model_copy(
         update={"step": step.doing, "progress": "", "pending_since": None}
     )
     name = _attempt_name(life, step, attempts.attempt)
-    return Moment(status, Standing(State.WORKING, "Starting", f"starting {name}"), again_after=0.0)
+    return Moment(status, Summary(State.WORKING, "Starting", f"starting {name}"), again_after=0.0)
 
 
 def _running(life: Life, step: Step, status: WorkStatus, state: WorkloadState, now: datetime) -> Moment:
@@ -224,17 +222,17 @@ def _running(life: Life, step: Step, status: WorkStatus, state: WorkloadState, n
             return _fail(life, status, "DeadlineExceeded", message, state)
         again = left
     if pending:
-        standing = Standing(State.WORKING, "Pending", state.message or f"{state.name} waits to be scheduled")
+        summary = Summary(State.WORKING, "Pending", state.message or f"{state.name} waits to be scheduled")
     else:
-        standing = Standing(State.WORKING, step.doing, f"{state.name} runs")
+        summary = Summary(State.WORKING, step.doing, f"{state.name} runs")
     status = status.model_copy(update={"step": step.doing, "progress": _percent(state)})
-    return Moment(status, standing, workload=_workload(life, step, status), again_after=again)
+    return Moment(status, summary, workload=_workload(life, step, status), again_after=again)
 
 
 def _succeeded(life: Life, step: Step, status: WorkStatus, state: WorkloadState, now: datetime) -> Moment:
     if not state.gone:
-        standing = Standing(State.WORKING, step.doing, f"{state.name} is ending")
-        return Moment(status, standing, workload=_workload(life, step, status))
+        summary = Summary(State.WORKING, step.doing, f"{state.name} is ending")
+        return Moment(status, summary, workload=_workload(life, step, status))
     if state.result is None:
         # The stage is idempotent: asked again it prints its result. That is no failure of the work.
         lost = replace(state, exit_class=ExitClass.TEMPORARY, message="its result could not be read")
@@ -244,8 +242,8 @@ def _succeeded(life: Life, step: Step, status: WorkStatus, state: WorkloadState,
     following = next((item for item in life.steps if item.key not in status.done), None)
     if following is None:
         return _finished(life, status)
-    standing = Standing(State.WORKING, "Starting", f"{state.name} is done")
-    return Moment(status.model_copy(update={"progress": ""}), standing, again_after=0.0)
+    summary = Summary(State.WORKING, "Starting", f"{state.name} is done")
+    return Moment(status.model_copy(update={"progress": ""}), summary, again_after=0.0)
 
 
 def _ended(life: Life, step: Step, status: WorkStatus, state: WorkloadState, now: datetime) -> Moment:
@@ -254,7 +252,7 @@ def _ended(life: Life, step: Step, status: WorkStatus, state: WorkloadState, now
     if ended.final:
         return _fail(life, _close(_clock(status, running=False, now=now), step.key), ended.value, state.message, state)
     if not state.gone:
-        return Moment(status, Standing(State.WORKING, "Retrying", f"{state.name} failed: {state.message}"))
+        return Moment(status, Summary(State.WORKING, "Retrying", f"{state.name} failed: {state.message}"))
     attempts = status.attempts[step.key]
     if ended in (ExitClass.DISRUPTION, ExitClass.TEMPORARY):
         attempts = attempts.model_copy(update={"disruptions": attempts.disruptions + 1})
@@ -270,7 +268,7 @@ def _ended(life: Life, step: Step, status: WorkStatus, state: WorkloadState, now
         reason = "BackoffLimitExceeded" if limit == "backoffLimit" else "TooManyDisruptions"
         return _fail(life, status, reason, f"{count} {what}, more than {limit}; the last one: {state.message}", state)
     message = f"{state.name} ended ({ended.value}): {state.message or 'no message'}; again in {pause:.0f} s"
-    return Moment(status, Standing(State.WORKING, "Retrying", message), again_after=pause)
+    return Moment(status, Summary(State.WORKING, "Retrying", message), again_after=pause)
 
 
 def _fail(life: Life, status: WorkStatus, reason: str, message: str, state: WorkloadState) -> Moment:

@@ -14,7 +14,7 @@ from psr_operator.api.common import Attempts
 from psr_operator.api.run import ModelStatus, RunEvaluation
 from psr_operator.planner.leaves import prefix_of
 from psr_operator.planner.names import child_name
-from psr_operator.planner.plan import Observed
+from psr_operator.planner.types import Observed
 from psr_runtime.config import ModelSource, ReportedEvaluation, ReportedModel
 
 

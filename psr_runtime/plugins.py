@@ -1,0 +1,94 @@
+"""What other packages bring, found by name: judges, graders, storage schemes, whatever has an entry-point group.
+
+A manifest names an implementation (`judge.strategy: Pairwise`). `Registry` finds it: among our own, which are listed
+where the registry is made and imported when first used, or among the entry points of the installed packages. The
+version of a package that brings one is part of the digest of every result that it decided (`config/digest.py`); our own
+code is versioned by the stage's schema.
+
+    [project.entry-points."psr.judges"]
+    Coin = "my_package.judges:CoinJudge"
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from typing import Generic, TypeVar
+
+from psr_runtime.errors import ConfigurationError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """The implementations of one kind, by name.
+
+    Args:
+        group: the entry-point group, `psr.judges` say.
+        field: what names one in a manifest, for messages: `judge.strategy`.
+        own: our own, `module:attribute` by name.
+    """
+
+    def __init__(self, group: str, field: str, own: Mapping[str, str]) -> None:
+        self.group = group
+        self.field = field
+        self._own = dict(own)
+        self._registered: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator: add an implementation in this process, for tests and notebooks."""
+
+        def add(item: T) -> T:
+            self._registered[name] = item
+            return item
+
+        return add
+
+    def unregister(self, name: str) -> None:
+        """Take back what `register` added."""
+        self._registered.pop(name, None)
+
+    def names(self) -> list[str]:
+        """Every name that is there, sorted."""
+        return sorted({*self._own, *self._registered, *(item.name for item in self._entry_points())})
+
+    def load(self, name: str) -> T:
+        """The implementation of a name.
+
+        Raises:
+            ConfigurationError: nobody brings it; the message says which names are there.
+        """
+        if name in self._registered:
+            return self._registered[name]
+        if name in self._own:
+            module, _, attribute = self._own[name].partition(":")
+            own: T = getattr(importlib.import_module(module), attribute)
+            return own
+        for item in self._entry_points():
+            if item.name == name:
+                try:
+                    loaded: T = item.load()
+                except (ImportError, AttributeError) as error:
+                    raise ConfigurationError(
+                        f"{self.field} {name}: {item.value} of {_distribution(item)} cannot be imported ({error})"
+                    ) from error
+                return loaded
+        raise ConfigurationError(
+            f"{self.field}: nobody brings {name!r}; there are {', '.join(self.names())}. A package brings one by an "
+            f"entry point in the group {self.group}; in pods it has to be in the image"
+        )
+
+    def version(self, name: str) -> str | None:
+        """Package and version of an implementation that somebody else brings; None for our own."""
+        if name in self._own or name in self._registered:
+            return None
+        return next((_distribution(item) for item in self._entry_points() if item.name == name), None)
+
+    def _entry_points(self) -> list[metadata.EntryPoint]:
+        return sorted(metadata.entry_points(group=self.group), key=lambda item: (item.name, item.value))
+
+
+def _distribution(item: metadata.EntryPoint) -> str:
+    found = item.dist
+    return f"{found.name} {found.version}" if found is not None else item.value
