@@ -87,7 +87,7 @@ def test_the_operator_knows_every_flag_that_it_is_given(helm: Helm, name: str) -
     container = operator_of(helm.objects(VALUES[name]))["containers"][0]
     program, *arguments = [*container["command"], *container["args"]]
     assert program == "psr"
-    options = cli._parser().parse_args(arguments)
+    options = cli.command_line().parse_args(arguments)
     given = YAML(typ="safe").load(VALUES[name].read_text()) if VALUES[name] else {}
     assert options.watch_namespace == given.get("watchNamespaces", [])
     assert options.port == container["ports"][0]["containerPort"]

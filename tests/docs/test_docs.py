@@ -57,7 +57,7 @@ def test_psr_understands_it(command: Command, capsys: pytest.CaptureFixture[str]
     known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
     assert {word for word in words if word.startswith("--")} <= known, "an option is written out"
     if command.whole:
-        cli._parser().parse_args(words[1:])
+        cli.command_line().parse_args(words[1:])
     if words[1] == "explain" and not words[2].startswith("KIND"):
         assert explain(words[2])
 
@@ -96,7 +96,7 @@ def kinds_of(words: list[str]) -> Iterator[str]:
 
 
 def _without_options(words: list[str]) -> list[str]:
-    """Schema that are neither an option nor the value of one that is written apart."""
+    """Words that are neither an option nor the value of one that is written apart."""
     apart = {
         "-n",
         "--namespace",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from psr_operator import commands
 from psr_operator.api import KINDS
 from psr_operator.cli import main
 
@@ -63,11 +65,17 @@ def test_explain_goes_down_to_one_field(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out == ("  width <int> (default 6, fixed)\n      Candidates per step, w. Paper §4.\n")
 
 
-def test_the_planner_needs_no_framework() -> None:
+@pytest.mark.parametrize("module", ["psr_operator.planner", "psr_operator.cli"])
+def test_the_planner_and_the_command_line_need_no_framework(module: str) -> None:
     """Importing it, in a process of its own, pulls in neither torch nor kopf, nor any client."""
-    code = "import sys, psr_operator.planner; print(*sorted(name.partition('.')[0] for name in sys.modules))"
+    code = f"import sys, {module}; print(*sorted(name.partition('.')[0] for name in sys.modules))"
     loaded = set(
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     )
     assert "psr_operator" in loaded
     assert not loaded & {"torch", "transformers", "kopf", "kubernetes", "boto3", "botocore", "httpx", "vllm"}
+
+
+def test_every_command_has_a_file_of_its_own() -> None:
+    files = {place.stem for place in Path(commands.__file__).parent.glob("*.py")} - {"__init__", "mounts"}
+    assert {command.NAME for command in commands.COMMANDS} == files

@@ -1,0 +1,157 @@
+"""`psr run`: carry out manifests on this machine, or say what would be done."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from psr_operator.api import Resource, SelfRewardRun
+from psr_operator.api.manifest import ManifestError, load_manifests
+from psr_operator.commands.mounts import add_mounts, mounts_of
+from psr_operator.local.display import Display, models_table
+from psr_operator.local.executor import Executor, WorkFolder
+from psr_operator.local.node import Node
+from psr_operator.local.rehearsal import Rehearsal
+from psr_operator.reasons import Reason
+from psr_runtime.artefacts.manifest import digest_of_input, read_manifest
+from psr_runtime.errors import StageError
+from psr_runtime.protocol import ExitCode
+from psr_runtime.storage import Storage, join
+
+NAME = "run"
+SUMMARY = "carry out manifests on this machine"
+DESCRIPTION = (
+    "Carry out every object of the manifests. Interrupt it and run it again: it goes on where the artefacts end."
+)
+EXAMPLES = """\
+  psr run -f examples/demo/run.yaml --mount /psr=out/demo/volume
+  psr run -f run.yaml --dry-run                 what would be done, in order
+"""
+CODES: Mapping[str, ExitCode] = {
+    Reason.CONFIGURATION_ERROR: ExitCode.CONFIGURATION_ERROR,
+    Reason.NOT_SUPPORTED: ExitCode.CONFIGURATION_ERROR,
+    Reason.DATA_ERROR: ExitCode.DATA_ERROR,
+    Reason.STORAGE_IN_USE: ExitCode.DATA_ERROR,
+    Reason.INPUT_MISSING: ExitCode.INPUT_MISSING,
+    Reason.TEMPORARY: ExitCode.TEMPORARY,
+}
+"""The exit code by the reason of a Stalled object; 1 for any other reason."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The manifests, and where the work is done."""
+    parser.add_argument(
+        "-f", "--file", type=Path, action="append", required=True, metavar="FILE", help="manifest (YAML)"
+    )
+    parser.add_argument(
+        "--workdir", type=Path, metavar="DIR", help="logs and copies of objects (default: psr-work/NAME)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done and do nothing")
+    parser.add_argument(
+        "--watch", action="store_true", help="stay and apply changes of the manifests as they are saved, until Ctrl-C"
+    )
+    add_mounts(parser)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Carry out the manifests, or rehearse them. Returns the exit code that the epilog of the help lists."""
+    objects = load_manifests(options.file)
+    mounts = mounts_of(options)
+    if options.dry_run:
+        return _rehearse(objects)
+    folder: Path = options.workdir or Path("psr-work", objects[0].metadata.name)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with Display() as display:
+        work = WorkFolder(folder, display.say, stop)
+        node = Node(folder, mounts, (work.descriptor,))
+        executor = Executor(folder, node, display.transition, stands=_artefact_is_there(objects, mounts))
+        executor.apply(objects)
+        saved = _saved(options.file)
+
+        def tick() -> None:
+            nonlocal saved
+            display.progress(executor.store)
+            if options.watch and _saved(options.file) != saved:
+                saved = _saved(options.file)
+                try:
+                    executor.apply(load_manifests(options.file))
+                except ManifestError as error:
+                    display.say(str(error))
+
+        executor.run(stop, tick, stay=options.watch)
+        work.close()
+    return _conclude(executor, mounts, interrupted=stop.is_set() and not executor.finished)
+
+
+def _artefact_is_there(objects: Sequence[Resource], mounts: Mapping[str, Path]) -> Callable[[str, str], bool]:
+    """Whether the artefact of a digest still stands at a URI, and its inputs are what it was computed from."""
+    access = next((item.spec.storage.access() for item in objects if getattr(item.spec, "storage", None)), None)
+    storage = Storage(access, mounts)
+
+    def stands(uri: str, digest: str) -> bool:
+        try:
+            manifest = read_manifest(storage, uri)
+            if manifest is None or manifest.identity != digest:
+                return False
+            return all(digest_of_input(storage, item.uri) == item.digest for item in manifest.inputs.values())
+        except StageError:
+            return False  # the stage is asked, and says what is wrong
+
+    return stands
+
+
+def _rehearse(objects: list[Resource]) -> int:
+    with tempfile.TemporaryDirectory(prefix="psr-") as folder:
+        rehearsal = Rehearsal(print)
+        executor = Executor(Path(folder), rehearsal, lambda _: None)
+        executor.apply(objects)
+        still, said = threading.Event(), -1
+
+        def tick() -> None:
+            nonlocal said
+            if rehearsal.said == said:  # a server alone, say, never ends by itself
+                still.set()
+            said = rehearsal.said
+
+        executor.run(still, tick)
+        return _stalled(executor)
+
+
+def _conclude(executor: Executor, mounts: Mapping[str, Path], *, interrupted: bool) -> int:
+    """Print each run's table and where its report is; say what is not finished. Returns the exit code."""
+    code = 75 if interrupted else 0
+    for item in executor.roots:
+        if isinstance(item, SelfRewardRun):
+            print(models_table(item))
+            reports = [value["output"] for key, value in item.status.done.items() if key.startswith("report")]
+            if reports:
+                page = join(reports[-1], "report.html")
+                print(f"report: {Storage(mounts=mounts).local_path(page) or page}")
+        if not item.status.holds("Ready") and not item.status.holds("Stalled"):
+            suspended = "is suspended; set suspend: false" if item.status.holds("Suspended") else "is not finished"
+            print(f"{item.ref} {suspended}; run it again and it goes on from here", file=sys.stderr)
+            code = code or 75
+    return _stalled(executor) or code
+
+
+def _stalled(executor: Executor) -> int:
+    """Say why objects are stalled; the exit code of the last one, 0 where none is."""
+    code = 0
+    for item in executor.roots:
+        ready = item.status.condition("Ready")
+        if item.status.holds("Stalled") and ready is not None:
+            print(f"{item.ref} is stalled: {ready.reason}: {ready.message}", file=sys.stderr)
+            code = CODES.get(ready.reason, 1)
+    return code
+
+
+def _saved(files: list[Path]) -> list[float]:
+    """When each file was last saved; 0 for one that is not there."""
+    return [file.stat().st_mtime if file.exists() else 0.0 for file in files]
