@@ -10,7 +10,8 @@ import signal
 import sys
 from pathlib import Path
 
-from psr_runtime.stage import STAGES, run_stage
+from psr_runtime.stage import run_stage
+from psr_runtime.stages import STAGES
 
 EXAMPLES = """examples:
   python -m psr_runtime evaluate --config evaluate.json

@@ -5,10 +5,10 @@
 | how a stage ends | `ExitCode`, and `TerminationMessage` in the file that `TERMINATION_VARIABLE` names |
 | how far it is | `ProgressReport` at `PROGRESS_PATH` |
 | what a server does | `ServerReport` at `STATE_PATH` of its control port |
-| which model it shall serve | `ModelOrder`, put to `MODEL_PATH` there |
+| which model it shall serve | `config.ModelOrder`, put to `MODEL_PATH` there |
 
 Whatever is read here comes from a pod, so it is checked: a field of another type makes the whole report worthless. A
-newer or older side may send more or fewer fields.
+newer or older side may send more or fewer fields. Nothing but the standard library is imported here.
 """
 
 from __future__ import annotations
@@ -18,10 +18,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Any, TypeGuard
-
-from pydantic import Field
-
-from psr_runtime.config import ModelSource, Schema
 
 # --- variables, ports, paths, keys ---------------------------------------------------------------------------
 
@@ -237,13 +233,6 @@ class ServerReport:
         except ValueError:
             reason = None
         return cls(document["state"][:40], texts["digest"], texts["served"], (texts["message"] or "")[:600], reason)
-
-
-class ModelOrder(Schema):
-    """Body of a PUT to `MODEL_PATH`: serve this model from now on."""
-
-    model: ModelSource
-    digest: str = Field(min_length=1, max_length=80)
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

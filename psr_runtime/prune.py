@@ -13,11 +13,14 @@ from dataclasses import dataclass
 
 from psr_runtime.artefacts.checkpoints import MAKERS, WEIGHTS
 from psr_runtime.artefacts.manifest import FileEntry, require_manifest
+from psr_runtime.artefacts.ownership import check_removable
 from psr_runtime.artefacts.pruned import Pruned, leave_word
 from psr_runtime.config import Owner, PrunedModel, PruneStage
+from psr_runtime.config.results import PruneResult
 from psr_runtime.errors import DataError
-from psr_runtime.stage import STAGES, Outcome, StageContext
-from psr_runtime.storage import NotFound, Storage, join
+from psr_runtime.stage import Outcome, StageContext
+from psr_runtime.stages import STAGES
+from psr_runtime.storage import Storage, join
 
 REMOVED = "removed.json"
 
@@ -74,12 +77,12 @@ def run(config: PruneStage, context: StageContext) -> Outcome:
         for item in checkpoints
     ]
     (folder / REMOVED).write_text(json.dumps(removed, indent=1) + "\n", encoding="utf-8")
-    return Outcome(folder, result={"files": len(files), "bytes": sum(entry.size for entry, _ in files)})
+    return Outcome(folder, result=PruneResult(files=len(files), bytes=sum(entry.size for entry, _ in files)))
 
 
 def _checked(storage: Storage, owner: Owner, model: PrunedModel) -> Checkpoint:
     """The checkpoint that is meant, and no other."""
-    _check_claims(storage, owner, model.uri)
+    check_removable(storage, model.uri, owner)
     manifest = require_manifest(storage, model.uri, MAKERS)
     if manifest.identity != model.digest:
         raise DataError(
@@ -93,22 +96,6 @@ def _checked(storage: Storage, owner: Owner, model: PrunedModel) -> Checkpoint:
         _check_place(storage, owner, place)
     working = [join(model.uri, name) for name in STAGES[manifest.stage].working]
     return Checkpoint(model.uri, weights, working)
-
-
-def _check_claims(storage: Storage, owner: Owner, uri: str) -> None:
-    """No folder between the owner's prefix and the checkpoint is claimed by somebody else."""
-    folder = owner.uri.rstrip("/")
-    for part in uri.removeprefix(folder + "/").split("/"):
-        folder = f"{folder}/{part}"
-        try:
-            claim = json.loads(storage.read(f"{folder}/owner.json"))
-        except NotFound:
-            continue
-        except ValueError:
-            claim = None
-        uid = claim.get("uid") if isinstance(claim, dict) else None
-        if uid != owner.uid:
-            raise DataError(f"StorageInUse: {folder} belongs to uid {uid}, not to {owner.name}; nothing was removed")
 
 
 def _check_place(storage: Storage, owner: Owner, uri: str) -> None:

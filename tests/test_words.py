@@ -12,7 +12,7 @@ from psr_operator.api import KINDS
 from psr_operator.api.explain import explain
 from psr_runtime import config
 from psr_runtime.config import MARK
-from psr_runtime.stage import STAGES
+from psr_runtime.stages import STAGES
 
 MARKS = {"method", "input", "operation"}
 

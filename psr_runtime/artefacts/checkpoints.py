@@ -19,9 +19,10 @@ from psr_runtime.config import ModelSource
 from psr_runtime.errors import ConfigurationError, DataError, InputMissing
 from psr_runtime.prompts.tokens import FILES as TOKENIZER_FILES
 from psr_runtime.prompts.tokens import Tokenizer
+from psr_runtime.stages import Makes, makers
 from psr_runtime.storage import Storage, join, name_below
 
-MAKERS = ("sft", "step-dpo")
+MAKERS = makers(Makes.CHECKPOINT)
 """Stages whose artefact is a checkpoint."""
 
 FINGERPRINT = "fingerprint.json"

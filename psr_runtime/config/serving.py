@@ -62,3 +62,10 @@ class ServeStage(Schema):
     host: Annotated[str, StringConstraints(max_length=64)] = operation("127.0.0.1", description="Address to bind.")
     port: int = operation(8000, ge=1, le=65534, description="Port of the OpenAI API; the next one is for control.")
     scratch: Annotated[str, StringConstraints(max_length=1024)] = operation(description="Folder for checkpoints.")
+
+
+class ModelOrder(Schema):
+    """Body of a PUT to `protocol.MODEL_PATH` of a server: serve this model from now on."""
+
+    model: ModelSource
+    digest: str = Field(min_length=1, max_length=80)

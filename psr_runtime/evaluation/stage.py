@@ -18,6 +18,7 @@ from psr_runtime.artefacts.checkpoints import bring_tokenizer
 from psr_runtime.artefacts.journal import Journal
 from psr_runtime.artefacts.manifest import other_digest
 from psr_runtime.config import EvaluateStage
+from psr_runtime.config.results import EvaluateResult
 from psr_runtime.data.reading import read_records, with_ids
 from psr_runtime.data.records import Ended, GradedProblem, Prediction
 from psr_runtime.engine import Engine, Sampling
@@ -192,22 +193,22 @@ def _check_fits(question: Question, longest: int, source: str) -> None:
         )
 
 
-def _result(predictions: Sequence[Prediction], grades: Sequence[Grade]) -> dict[str, Any]:
+def _result(predictions: Sequence[Prediction], grades: Sequence[Grade]) -> EvaluateResult:
     correct = sum(prediction.correct for prediction in predictions)
     tokens = sum(prediction.tokens for prediction in predictions)
     steps = sum(prediction.steps for prediction in predictions)
-    return {
-        "accuracy": round(correct / len(predictions), 6),
-        "correct": correct,
-        "problems": len(predictions),
-        "tokens": tokens,
-        "mean_steps": round(steps / len(predictions), 4),
-        "mean_step_tokens": round(tokens / steps, 4),
-        "truncated": sum(prediction.ended == "length" for prediction in predictions),
-        "no_answer": sum(grade.answer is None and grade.fault is None for grade in grades),
-        "empty_gold": sum(grade.fault == "EmptyGold" for grade in grades),
-        "grading_failed": sum(grade.fault in ("Timeout", "Crash") for grade in grades),
-    }
+    return EvaluateResult(
+        accuracy=round(correct / len(predictions), 6),
+        correct=correct,
+        problems=len(predictions),
+        tokens=tokens,
+        mean_steps=round(steps / len(predictions), 4),
+        mean_step_tokens=round(tokens / steps, 4),
+        truncated=sum(prediction.ended == "length" for prediction in predictions),
+        no_answer=sum(grade.answer is None and grade.fault is None for grade in grades),
+        empty_gold=sum(grade.fault == "EmptyGold" for grade in grades),
+        grading_failed=sum(grade.fault in ("Timeout", "Crash") for grade in grades),
+    )
 
 
 def _write(path: Path, predictions: Sequence[Prediction]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from psr_runtime.config import ReportStage
+from psr_runtime.config.results import ReportResult
 from psr_runtime.report.html import render
 from psr_runtime.report.results import collect
 from psr_runtime.stage import Outcome, StageContext
@@ -35,9 +36,9 @@ def run(config: ReportStage, context: StageContext) -> Outcome:
     context.progress.advance()
     return Outcome(
         folder,
-        result={
-            "report": join(config.output, REPORT),
-            "results": join(config.output, RESULTS),
-            "accuracy": {model["model"]: model["accuracy"] for model in material.results["models"]},
-        },
+        result=ReportResult(
+            report=join(config.output, REPORT),
+            results=join(config.output, RESULTS),
+            accuracy={model["model"]: model["accuracy"] for model in material.results["models"]},
+        ),
     )

@@ -13,12 +13,12 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from psr_runtime.artefacts.checkpoints import bring_tokenizer
 from psr_runtime.artefacts.journal import Journal
 from psr_runtime.artefacts.manifest import other_digest
 from psr_runtime.config import Questions, SearchStage, stage_digest
+from psr_runtime.config.results import PairSetResult
 from psr_runtime.data.reading import read_records, with_ids
 from psr_runtime.data.records import PAIRS, Level, Pair, SearchProblem, Tree
 from psr_runtime.engine import Engine, open_engine, seed_of
@@ -198,7 +198,7 @@ def write_set(folder: Path, trees: Iterable[Tree], pairs: Iterable[Pair]) -> Non
             file.writelines(record.to_line() for record in records)
 
 
-def statistics(trees: Sequence[Tree], pairs: Sequence[Pair]) -> dict[str, Any]:
+def statistics(trees: Sequence[Tree], pairs: Sequence[Pair]) -> PairSetResult:
     """Counts of a pair set for result and report; nothing in them varies between equal runs."""
     levels = [level for tree in trees for level in tree.levels]
     verdicts = [verdict for level in levels for verdict in level.verdicts]
@@ -206,23 +206,23 @@ def statistics(trees: Sequence[Tree], pairs: Sequence[Pair]) -> dict[str, Any]:
     candidates = [candidate for level in levels for candidate in level.candidates]
     agreeing = [agrees for level in levels for agrees in order_agreement(level)]
     outcomes = [tree.outcome for tree in trees]
-    return {
-        "problems": len(trees),
-        "pairs": len(pairs),
-        "levels": len(levels),
-        "candidates": len(candidates),
-        "malformed": sum(item.fault == "Malformed" for item in candidates),
-        "truncated": sum(item.fault in ("Truncated", "ContextFull") for item in candidates),
-        "verdicts": len(verdicts),
-        "no_verdict": len(verdicts) - len(given),
-        "share_a": round(sum(item.choice == "A" for item in given) / len(given), 4) if given else None,
-        "agreement": round(sum(agreeing) / len(agreeing), 4) if agreeing else None,
-        "unanimous": sum(level.decision == "Accept" for level in levels),
-        "rollbacks": sum(level.decision == "RollBack" for level in levels),
-        "candidate_tokens": sum(level.candidate_tokens for level in levels),
-        "judge_tokens": sum(level.judge_tokens for level in levels),
-        "outcomes": {name: outcomes.count(name) for name in sorted(set(outcomes))},
-    }
+    return PairSetResult(
+        problems=len(trees),
+        pairs=len(pairs),
+        levels=len(levels),
+        candidates=len(candidates),
+        malformed=sum(item.fault == "Malformed" for item in candidates),
+        truncated=sum(item.fault in ("Truncated", "ContextFull") for item in candidates),
+        verdicts=len(verdicts),
+        no_verdict=len(verdicts) - len(given),
+        share_a=round(sum(item.choice == "A" for item in given) / len(given), 4) if given else None,
+        agreement=round(sum(agreeing) / len(agreeing), 4) if agreeing else None,
+        unanimous=sum(level.decision == "Accept" for level in levels),
+        rollbacks=sum(level.decision == "RollBack" for level in levels),
+        candidate_tokens=sum(level.candidate_tokens for level in levels),
+        judge_tokens=sum(level.judge_tokens for level in levels),
+        outcomes={name: outcomes.count(name) for name in sorted(set(outcomes))},
+    )
 
 
 def order_agreement(level: Level) -> list[bool]:

@@ -15,10 +15,10 @@ from types import TracebackType
 from typing import Any, Literal, Protocol
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from psr_runtime.artefacts.fingerprint import Check
-from psr_runtime.config import ModelSource, Schema
+from psr_runtime.config import ModelOrder, ModelSource
 from psr_runtime.errors import ConfigurationError
 from psr_runtime.serving.guard import KEY_VARIABLE
 
@@ -77,13 +77,6 @@ class State:
             "deaths": self.deaths,
             "pid": self.pid,
         }
-
-
-class ModelOrder(Schema):
-    """Body of `PUT /psr/model`."""
-
-    model: ModelSource
-    digest: str = Field(min_length=1, max_length=80)
 
 
 class Controlled(Protocol):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from psr_runtime.artefacts.checkpoints import FINGERPRINT, bring_model, context_length
 from psr_runtime.config import SFTStage
+from psr_runtime.config.results import SFTResult
 from psr_runtime.prompts.tokens import Tokenizer
 from psr_runtime.stage import Outcome, StageContext
 from psr_runtime.storage import join
@@ -79,17 +80,17 @@ def run(config: SFTStage, context: StageContext) -> Outcome:
     (folder / FINGERPRINT).write_text(print_of_model.model_dump_json())
     write_history(folder / HISTORY, history)
 
-    result = {
-        "updates": len(updates),
-        "records": len(samples),
-        "ift": len(ift),
-        "eft": len(eft),
-        "tokens": training.epochs * sum(len(sample) for sample in samples),
-        "response_tokens": training.epochs * sum(len(sample.response) for sample in samples),
-        "loss_first": history[0]["loss"],
-        "loss_last": history[-1]["loss"],
-        "changed_bf16_weights": changed,
-    }
+    result = SFTResult(
+        updates=len(updates),
+        records=len(samples),
+        ift=len(ift),
+        eft=len(eft),
+        tokens=training.epochs * sum(len(sample) for sample in samples),
+        response_tokens=training.epochs * sum(len(sample.response) for sample in samples),
+        loss_first=history[0]["loss"],
+        loss_last=history[-1]["loss"],
+        changed_bf16_weights=changed,
+    )
     return Outcome(folder, metadata | {"changed_bf16_weights": changed}, result)
 
 

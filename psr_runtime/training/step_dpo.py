@@ -12,6 +12,7 @@ from torch import Tensor
 
 from psr_runtime.artefacts.checkpoints import FINGERPRINT, bring_model, context_length
 from psr_runtime.config import StepDPOConfig, StepDPOStage
+from psr_runtime.config.results import StepDPOResult
 from psr_runtime.errors import ConfigurationError, DataError
 from psr_runtime.prompts.tokens import Tokenizer, tokenizer_digest
 from psr_runtime.stage import Outcome, StageContext
@@ -82,21 +83,21 @@ def run(config: StepDPOStage, context: StageContext) -> Outcome:
         training.beta * ((chosen - reference[index][0]) - (rejected - reference[index][1]))
         for index, (chosen, rejected) in enumerate(after)
     ]
-    result = {
-        "updates": len(updates),
-        "pairs": len(pairs),
-        "tokens": training.epochs * sum(len(pair.chosen) + len(pair.rejected) for pair in pairs),
-        "scored_tokens": training.epochs * scored,
-        "loss_first": history[0]["loss"],
-        "loss_last": history[-1]["loss"],
-        "preference_accuracy": round(fmean(margin > 0 for margin in margins), 6),
-        "mean_margin": round(fmean(margins), 6),
-        "chosen_logprob_change": round(fmean(new[0] - old[0] for new, old in zip(after, before, strict=True)), 6),
-        "rejected_logprob_change": round(fmean(new[1] - old[1] for new, old in zip(after, before, strict=True)), 6),
-        "mean_chosen_tokens": round(fmean(len(pair.chosen.response) for pair in pairs), 3),
-        "mean_rejected_tokens": round(fmean(len(pair.rejected.response) for pair in pairs), 3),
-        "changed_bf16_weights": changed,
-    }
+    result = StepDPOResult(
+        updates=len(updates),
+        pairs=len(pairs),
+        tokens=training.epochs * sum(len(pair.chosen) + len(pair.rejected) for pair in pairs),
+        scored_tokens=training.epochs * scored,
+        loss_first=history[0]["loss"],
+        loss_last=history[-1]["loss"],
+        preference_accuracy=round(fmean(margin > 0 for margin in margins), 6),
+        mean_margin=round(fmean(margins), 6),
+        chosen_logprob_change=round(fmean(new[0] - old[0] for new, old in zip(after, before, strict=True)), 6),
+        rejected_logprob_change=round(fmean(new[1] - old[1] for new, old in zip(after, before, strict=True)), 6),
+        mean_chosen_tokens=round(fmean(len(pair.chosen.response) for pair in pairs), 3),
+        mean_rejected_tokens=round(fmean(len(pair.rejected.response) for pair in pairs), 3),
+        changed_bf16_weights=changed,
+    )
     return Outcome(folder, metadata | {"changed_bf16_weights": changed}, result)
 
 

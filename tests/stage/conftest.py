@@ -9,6 +9,7 @@ import pytest
 from echo_stage import ECHO, Ended
 
 from psr_runtime import stage
+from psr_runtime.stages import STAGES
 from psr_runtime.storage import file_uri
 
 
@@ -29,7 +30,7 @@ def config(tmp_path: Path) -> dict[str, Any]:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
     """Run a stage in this process: `run(config, field=value, …)`."""
-    monkeypatch.setitem(stage.STAGES, "echo", ECHO)
+    monkeypatch.setitem(STAGES, "echo", ECHO)
     message = tmp_path / "termination"
     monkeypatch.setenv("PSR_TERMINATION_MESSAGE", str(message))
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from psr_runtime import stage
 from psr_runtime.__main__ import main
 from psr_runtime.artefacts.journal import Journal
 from psr_runtime.config import StageConfig, Uri, input_uri, method, operation
-from psr_runtime.stage import Outcome, Stage, StageContext
+from psr_runtime.config.results import StageResult
+from psr_runtime.stage import Outcome, StageContext
+from psr_runtime.stages import Makes, Stage, register
 from psr_runtime.storage import join
 
 
@@ -27,7 +28,11 @@ class EchoStage(StageConfig):
     slow: bool = operation(False)
 
 
-ECHO = Stage("echo", EchoStage, 1, "echo_stage:run", "repeat lines", ("log",))
+class EchoResult(StageResult):
+    lines: int = 0
+
+
+ECHO = Stage("echo", "repeat lines", EchoStage, EchoResult, Makes.REPORT, "echo_stage:run", working=("log",))
 
 
 def run(config: EchoStage, context: StageContext) -> Outcome:
@@ -50,11 +55,11 @@ def run(config: EchoStage, context: StageContext) -> Outcome:
                 context.check_stop()
 
         context.run_async(work())
-    folder = context.scratch / "made"
+    folder = context.scratch / "folder"
     (folder / "parts").mkdir(parents=True)
     (folder / "parts/lines.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     (folder / "empty").touch()
-    return Outcome(folder, metadata={"text": config.text}, result={"lines": len(records)})
+    return Outcome(folder, metadata={"text": config.text}, result=EchoResult(lines=len(records)))
 
 
 # --- what tests look at ---
@@ -86,5 +91,5 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int, int]]:
 
 
 if __name__ == "__main__":
-    stage.STAGES["echo"] = ECHO
+    register(ECHO)
     sys.exit(main())

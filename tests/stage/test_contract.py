@@ -13,8 +13,10 @@ from echo_stage import Ended, contents
 from psr_runtime import stage
 from psr_runtime.artefacts.fetching import fetch
 from psr_runtime.artefacts.manifest import MANIFEST, read_manifest
+from psr_runtime.config.results import StageResult
 from psr_runtime.errors import DataError
-from psr_runtime.stage import RESULT_BYTES, Outcome
+from psr_runtime.protocol import RESULT_BYTES
+from psr_runtime.stage import Outcome
 from psr_runtime.storage import Storage, file_uri
 
 Run = Callable[..., Ended]
@@ -155,7 +157,7 @@ def test_the_first_owner_of_a_prefix_keeps_it(run: Run, config: Config, tmp_path
     before = contents(tmp_path / "out")
     ended = run(config, owner=owner | {"uid": "uid-2", "name": "lab/second"})
     assert ended.code == 65
-    assert "StorageInUse" in ended.err
+    assert ended.message["reason"] == "StorageInUse"
     assert "lab/first (uid uid-1)" in ended.err
     assert contents(tmp_path / "out") == before
     assert json.loads((tmp_path / "owner.json").read_text()) == {"uid": "uid-1", "name": "lab/first"}
@@ -171,7 +173,7 @@ def test_an_output_in_somebody_elses_prefix_is_refused(run: Run, config: Config,
     for output in (place, file_uri(tmp_path / "theirs" / "m2"), file_uri(tmp_path / "theirs")):
         ended = run(config, owner=mine, output=output)
         assert ended.code == 65
-        assert "StorageInUse" in ended.err
+        assert ended.message["reason"] == "StorageInUse"
         assert "lab/first (uid uid-1)" in ended.err
     assert contents(tmp_path / "theirs") == before
     assert run(config, owner=mine, output=file_uri(tmp_path / "nobodys")).code == 0
@@ -187,16 +189,20 @@ def test_a_broken_claim_is_named(run: Run, config: Config, tmp_path: Path, conte
 # --- the result --------------------------------------------------------------------------------------------
 
 
+class Numbers(StageResult):
+    numbers: list[float]
+
+
 def test_a_result_that_is_too_large_is_not_published(
     run: Run, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run_it(_: Any, context: stage.StageContext) -> Outcome:
-        (context.scratch / "made").mkdir()
-        return Outcome(context.scratch / "made", result={"numbers": [0.5] * 1000})
+        (context.scratch / "folder").mkdir()
+        return Outcome(context.scratch / "folder", result=Numbers(numbers=[0.5] * 1000))
 
     monkeypatch.setattr("echo_stage.run", run_it)
     ended = run(config)
-    assert (ended.code, "result of stage echo is over 2048 bytes" in ended.err) == (1, True)
+    assert (ended.code, "stage echo: the result is over 2048 bytes" in ended.err) == (1, True)
     assert not (tmp_path / "out" / MANIFEST).exists()
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from psr_runtime.artefacts.manifest import digest_of_input
 from psr_runtime.config import MARK, StageConfig, input_uris, stage_digest
-from psr_runtime.stage import STAGES
+from psr_runtime.stages import STAGES
 from psr_runtime.storage import Storage, file_uri
 
 MODEL = {"uri": "file:///m", "weights": "Pretrained", "chatTemplate": "{{ messages }}"}

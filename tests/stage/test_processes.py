@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from psr_runtime.__main__ import main
 from psr_runtime.artefacts.journal import Journal
 from psr_runtime.artefacts.manifest import MANIFEST
-from psr_runtime.stage import STAGES
+from psr_runtime.stages import STAGES
 from psr_runtime.storage import Storage, file_uri, join
 
 Config = dict[str, Any]
@@ -256,8 +256,8 @@ def test_an_answer_that_stands_needs_no_frameworks(config: Config) -> None:
         [
             sys.executable,
             "-c",
-            "import sys; sys.argv = ['x', 'echo']; import echo_stage, psr_runtime.stage as s; "
-            "s.STAGES['echo'] = echo_stage.ECHO; code = echo_stage.main(); "
+            "import sys; sys.argv = ['x', 'echo']; import echo_stage; "
+            "echo_stage.register(echo_stage.ECHO); code = echo_stage.main(); "
             "assert not {'torch', 'transformers', 'boto3'} & set(sys.modules); sys.exit(code)",
         ],
         cwd=Path(__file__).parent,

@@ -11,14 +11,20 @@ from harness.s3_server import S3Server
 from psr_runtime import stage
 from psr_runtime.artefacts.journal import Journal
 from psr_runtime.config import StageConfig, Uri, input_uri, method
+from psr_runtime.config.results import StageResult
 from psr_runtime.errors import Interrupted
-from psr_runtime.stage import Outcome, Stage, StageContext
+from psr_runtime.stage import Outcome, StageContext
+from psr_runtime.stages import STAGES, Makes, Stage
 from psr_runtime.storage import Storage, join, name_below
 
 
 class CountStage(StageConfig):
     source: Uri = input_uri()
     count: int = method(4)
+
+
+class CountResult(StageResult):
+    records: int = 0
 
 
 INTERRUPT_AT: list[int] = []
@@ -39,15 +45,16 @@ def run(config: CountStage, context: StageContext) -> Outcome:
             return journal.replay()
 
     records = context.run_async(work())
-    made = context.scratch / "made"
-    made.mkdir()
-    (made / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    return Outcome(made, result={"records": len(records)})
+    folder = context.scratch / "folder"
+    folder.mkdir()
+    (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return Outcome(folder, result=CountResult(records=len(records)))
 
 
 @pytest.fixture
 def config(storage: Storage, s3: S3Server, prefix: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    monkeypatch.setitem(stage.STAGES, "count", Stage("count", CountStage, 1, f"{__name__}:run", "count", ("log",)))
+    count = Stage("count", "count", CountStage, CountResult, Makes.REPORT, run, working=("log",))
+    monkeypatch.setitem(STAGES, count.name, count)
     storage.write(join(prefix, "source.txt"), b"one")
     return {
         "output": join(prefix, "out"),
@@ -59,8 +66,8 @@ def config(storage: Storage, s3: S3Server, prefix: str, monkeypatch: pytest.Monk
 
 def everything(s3: S3Server, prefix: str) -> dict[str, str]:
     """Names and entity tags below a prefix, seen by a plain client."""
-    found = s3.client().list_objects_v2(Bucket=s3.bucket, Prefix=prefix.removeprefix(f"s3://{s3.bucket}/"))
-    return {name_below(prefix, f"s3://{s3.bucket}/{item['Key']}"): item["ETag"] for item in found["Contents"]}
+    listed = s3.client().list_objects_v2(Bucket=s3.bucket, Prefix=prefix.removeprefix(f"s3://{s3.bucket}/"))
+    return {name_below(prefix, f"s3://{s3.bucket}/{item['Key']}"): item["ETag"] for item in listed["Contents"]}
 
 
 def test_a_stage_that_is_interrupted_twice(
