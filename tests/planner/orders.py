@@ -21,8 +21,9 @@ from psr_operator.api.run import ModelStatus
 from psr_operator.local.rehearsal import RESULTS
 from psr_operator.planner import plan
 from psr_operator.planner.types import ExitClass, Observed, Phase, Server, ServerState, Workload, WorkloadState
+from psr_operator.reasons import Reason
 from psr_runtime.config import PruneStage
-from psr_runtime.errors import WEIGHTS_PRUNED as PRUNED
+from psr_runtime.protocol import FailureReason
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PRESENT = 1
@@ -328,7 +329,7 @@ class Orders:
     def _server_state(self, serving: Serving) -> ServerState:
         server = self.servers[serving.made]
         if serving.phase == "failed":
-            return ServerState(server.name, message=PRUNED, failed=True, reason="InputMissing")
+            return ServerState(server.name, failed=True, reason=FailureReason.WEIGHTS_PRUNED)
         if serving.phase != "ready":
             return ServerState(server.name, message=serving.phase)
         digest = server.digest or f"sha256:{server.model.uri}"
@@ -409,7 +410,7 @@ def _without_times(resource: Resource) -> Resource:
     observed = status.observed_generation == generation or resource.kind != "PolicyServer"
     told: dict[str, Any] = {
         "conditions": [
-            Condition(type=item.type, status=item.status, reason="", message=item.message * (item.message == PRUNED))
+            Condition(type=item.type, status=item.status, reason=item.reason * (item.reason == Reason.WEIGHTS_PRUNED))
             for item in status.conditions
         ],
         "observed_generation": PRESENT if observed else -1,

@@ -343,7 +343,7 @@ def test_only_what_the_run_itself_has_pruned_is_taken_for_done(tmp_path: Path) -
     world = World(tmp_path, run_of(rounds=1, sft=False))
     world.node.pruned = {world.root.spec.model.uri}
     world.finish()
-    assert world.standing() == ("Stalled", "InputMissing")
+    assert world.standing() == ("Stalled", "WeightsPruned")
     assert "weights were pruned by retention" in world.root.status.conditions[0].message
     assert world.node.order == []
 

@@ -13,7 +13,7 @@ from psr_operator.local.executor import Executor
 from psr_operator.local.rehearsal import RESULTS
 from psr_operator.planner.types import ExitClass, Phase, Server, ServerState, Workload, WorkloadState
 from psr_runtime.config import PruneStage
-from psr_runtime.errors import WEIGHTS_PRUNED
+from psr_runtime.protocol import FailureReason
 
 TRAINING = ("sft", "step-dpo")
 
@@ -106,8 +106,8 @@ class ScriptedNode:
         """The server proves that it serves what is wanted now, unless the weights of that are gone."""
         spec = self.server_specs[name]
         if spec.model.uri in self.pruned:
-            message = f"{spec.model.uri}: its {WEIGHTS_PRUNED} Last"
-            self.servers[name] = ServerState(name, message=message, failed=True, reason="InputMissing")
+            message = f"{spec.model.uri}: its weights were pruned by retention Last"
+            self.servers[name] = ServerState(name, message=message, failed=True, reason=FailureReason.WEIGHTS_PRUNED)
             return
         digest = spec.digest or f"sha256:{spec.model.uri}"
         self.servers[name] = ServerState(name, ("http://server:8000",), ready=spec.model.uri, digest=digest)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from psr_operator.controller.facts import DeploymentFacts, JobFacts, PodFacts, error_of, result_of
 from psr_operator.planner.types import ExitClass, Phase, ServerState, WorkloadState
+from psr_runtime.protocol import FailureReason
 
 FAILED_POLICY = "PodFailurePolicy"
 LOOP = "CrashLoopBackOff"
@@ -166,18 +167,22 @@ def server_state(
     return ServerState(name, message=_server_message(deployment, live, said) or state.message, image=deployment.image)
 
 
-def _server_failure(pods: Sequence[PodFacts], told: Mapping[str, Told], digest: str | None) -> tuple[str, str] | None:
+def _server_failure(
+    pods: Sequence[PodFacts], told: Mapping[str, Told], digest: str | None
+) -> tuple[FailureReason | None, str] | None:
     for pod in pods:
         item = told.get(pod.uid)
         if item is not None and item.state == "Failed" and digest in (None, item.digest):
-            return "ServerFailed", item.message
+            return None, item.message
         if pod.ready or pod.exit_code is None or pod.exit_code == 0:
             continue
         ended = ExitClass.of(pod.exit_code)
         if ended.final:
-            return ended.value, f"{pod.name}: {error_of(pod.message)} (exit code {pod.exit_code})"
+            return FailureReason.of_code(
+                pod.exit_code
+            ), f"{pod.name}: {error_of(pod.message)} (exit code {pod.exit_code})"
         if pod.restarts >= HOPELESS_RESTARTS and pod.waiting == LOOP:
-            return "ServerFailed", f"{pod.name}: {error_of(pod.message)} (exit code {pod.exit_code}, again and again)"
+            return None, f"{pod.name}: {error_of(pod.message)} (exit code {pod.exit_code}, again and again)"
     return None
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from psr_operator.local.processes import Child, start
 from psr_operator.planner.types import ExitClass, Phase, Server, ServerState, Workload, WorkloadState
 from psr_runtime.config import ServeStage
+from psr_runtime.protocol import FailureReason
 
 POLL_SECONDS = 1.0
 """Progress of a process is asked for at most this often."""
@@ -225,8 +226,7 @@ class Node:
             message = f"replica {index} ended with code {codes[index]}: {serving.children[index].tail(3)}"
             for child in serving.children:
                 child.stop()
-            ended = ExitClass.of(codes[index] or 0)
-            reason = ended.value if ended.final or ended is ExitClass.TEMPORARY else "ServerFailed"
+            reason = FailureReason.of_code(codes[index] or 0)
             return ServerState(name, message=message, failed=True, reason=reason, gone=gone)
         now = time.monotonic()
         if now - serving.asked >= POLL_SECONDS / 2:

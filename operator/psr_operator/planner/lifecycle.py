@@ -16,6 +16,7 @@ from psr_operator.conditions import State, Summary, status_fields, transition
 from psr_operator.planner.names import child_name
 from psr_operator.planner.types import ExitClass, Observed, Phase, Placement, Plan, Workload, WorkloadState
 from psr_runtime.config import StageConfig
+from psr_runtime.protocol import FailureReason
 
 LONGEST_BACKOFF = 300.0
 
@@ -274,6 +275,8 @@ def _ended(life: Life, step: Step, status: WorkStatus, state: WorkloadState, now
 def _fail(life: Life, status: WorkStatus, reason: str, message: str, state: WorkloadState) -> Moment:
     if message.startswith("StorageInUse"):
         reason, message = "StorageInUse", message.removeprefix("StorageInUse: ")
+    if state.reason is FailureReason.STORAGE_IN_USE:
+        reason = state.reason.value
     failure = Failure(reason=reason, message=message[:1000], generation=life.resource.metadata.generation)
     for key, attempts in status.attempts.items():
         if attempts.open:

@@ -17,6 +17,7 @@ from psr_operator.conditions import State, Summary, status_fields, transition
 from psr_operator.planner.names import child_name
 from psr_operator.planner.placement import passed_on, placement
 from psr_operator.planner.types import Observed, Plan, Server, ServerState
+from psr_operator.reasons import Reason, reason_of_failure
 from psr_runtime.config import ModelSource, StorageAccess
 from psr_runtime.errors import WEIGHTS_PRUNED
 
@@ -68,7 +69,8 @@ def _summary(server: PolicyServer, state: ServerState | None) -> Summary:
             return Summary(State.IDLE, "Idle", "released; nothing of it is left")
         return Summary(State.WORKING, "Releasing", "waiting for the server to end")
     if state is not None and state.failed:
-        return Summary(State.FAILED, state.reason, state.message)
+        reason = reason_of_failure(state.reason) if state.reason is not None else Reason.SERVER_FAILED
+        return Summary(State.FAILED, reason, state.message)
     if state is not None and state.ready not in (None, spec.model.uri):
         return Summary(State.WORKING, "Loading", f"exchanges {state.ready} for {spec.model.uri}")
     if state is None or state.ready is None:
@@ -89,7 +91,7 @@ def misses_pruned(server: Resource, model: str, prefix: str) -> bool:
         stalled is not None
         and server.spec.model.uri == model
         and model.startswith(f"{prefix}/")
-        and WEIGHTS_PRUNED in stalled.message
+        and (stalled.reason == Reason.WEIGHTS_PRUNED or WEIGHTS_PRUNED in stalled.message)
     )
 
 

@@ -15,6 +15,7 @@ from psr_operator.api.common import Resource, Resources, StorageSpec
 from psr_operator.api.pod import PodOverrides
 from psr_operator.conditions import Transition
 from psr_runtime.config import EngineConfig, ModelSource, StageConfig, StorageAccess
+from psr_runtime.protocol import FailureReason
 
 
 class Phase(Enum):
@@ -107,6 +108,7 @@ class WorkloadState:
         exit_class: of the process that failed first; None unless FAILED.
         result: of the stage (of shard 0 where there are several); None where it is not known.
         message: why it is pending or failed.
+        reason: why it failed, as its stage says; None where that is unknown.
         progress: fraction done, 0 to 1, None while unknown.
         eta: seconds left, None while unknown.
         queued: whether it is pending because a queue has not admitted it yet.
@@ -119,6 +121,7 @@ class WorkloadState:
     exit_class: ExitClass | None = None
     result: Mapping[str, Any] | None = None
     message: str = ""
+    reason: FailureReason | None = None
     progress: float | None = None
     eta: float | None = None
     queued: bool = False
@@ -159,7 +162,7 @@ class ServerState:
         digest: its digest.
         message: what it is doing, or why it failed.
         failed: whether it cannot serve the model and repeating will not help.
-        reason: the class of that failure, a CamelCase word.
+        reason: why it failed; None where the class is unknown.
         image: that its pods were made with, where the executor uses images.
         gone: whether no pod or process of it is left.
     """
@@ -170,7 +173,7 @@ class ServerState:
     digest: str | None = None
     message: str = ""
     failed: bool = False
-    reason: str = "ServerFailed"
+    reason: FailureReason | None = None
     image: str | None = None
     gone: bool = False
 
