@@ -79,9 +79,9 @@ def register(stage: Stage) -> Stage:
     return stage
 
 
-def makers(made: Makes) -> tuple[str, ...]:
+def makers(makes: Makes) -> tuple[str, ...]:
     """Names of the stages whose artefact is of this kind."""
-    return tuple(stage.name for stage in STAGES.values() if stage.makes is made)
+    return tuple(stage.name for stage in STAGES.values() if stage.makes is makes)
 
 
 SFT = register(
