@@ -1,6 +1,6 @@
 """Record what this version does, so that later versions can be held to it.
 
-    python -m tests.before.record digests
+    python -m tests.before.record digests run
 
 Each name writes one file beside this one anew. What was recorded once is not recorded again: a later version must
 agree with what an earlier one did, and its own record would agree with anything.
@@ -9,12 +9,20 @@ agree with what an earlier one did, and its own record would agree with anything
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gzip
+import io
 import json
+import signal
 import sys
+import tarfile
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tests.before import half_done
 from tests.before.planned import plan_manifest, schema_version
+from tests.local.command import start_psr, until, write
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -46,8 +54,43 @@ def record_digests(place: Path) -> None:
     place.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
 
 
+def record_run(place: Path) -> None:
+    """Begin a run with `psr run`, interrupt it in the middle of the first step-DPO, and pack what a user then has.
+
+    Manifest, volume and the work folder's objects are packed; logs, and what processes were told, are not.
+    """
+    with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):  # no path of this machine is written down
+        half_done.write_inputs(Path("volume", "input"))
+        write(Path("run.yaml"), half_done.RUN)
+        resume = Path("volume", "runs", "default", half_done.NAME, "m2", "resume")
+        process = start_psr(*half_done.arguments("."), log=Path("log"), environment=half_done.environment())
+        try:
+            until(
+                lambda: [path for path in resume.glob("*/complete.json") if int(path.parent.name) >= 20], "20 updates"
+            )
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+        print(Path("log").read_text())
+        assert process.returncode == 75, process.returncode
+        packed = [Path("run.yaml"), *Path("volume").rglob("*"), *Path("work", "objects").iterdir()]
+        place.write_bytes(_packed(sorted(path for path in packed if path.is_file())))
+
+
+def _packed(paths: Sequence[Path]) -> bytes:
+    """A gzipped tar of files, without owners and times."""
+    buffer = io.BytesIO()
+    with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as file, tarfile.open(fileobj=file, mode="w") as archive:
+        for path in paths:
+            info = tarfile.TarInfo(path.as_posix())
+            info.size = path.stat().st_size
+            archive.addfile(info, io.BytesIO(path.read_bytes()))
+    return buffer.getvalue()
+
+
 RECORDERS: dict[str, tuple[Callable[[Path], None], Path]] = {
     "digests": (record_digests, HERE / "digests.json"),
+    "run": (record_run, HERE / "run.tar.gz"),
 }
 
 
