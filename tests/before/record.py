@@ -1,6 +1,6 @@
 """Record what this version does, so that later versions can be held to it.
 
-    python -m tests.before.record digests run
+    python -m tests.before.record digests run objects
 
 Each name writes one file beside this one anew. What was recorded once is not recorded again: a later version must
 agree with what an earlier one did, and its own record would agree with anything.
@@ -19,9 +19,14 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.before import half_done
+from tests.before.cluster import HELD, RUN, namespace_of, scene
+from tests.before.objects import take
 from tests.before.planned import plan_manifest, schema_version
+from tests.control_plane.plane import ControlPlane, start_control_plane
+from tests.controller.operator_process import grant, start_operator
 from tests.local.command import start_psr, until, write
 
 HERE = Path(__file__).parent
@@ -88,9 +93,33 @@ def _packed(paths: Sequence[Path]) -> bytes:
     return buffer.getvalue()
 
 
+def record_objects(place: Path) -> None:
+    """Run an operator on a control plane until one stage is at work, and write down every object of the run."""
+    with tempfile.TemporaryDirectory() as name, start_control_plane(Path(name, "plane")) as plane:
+        plane.ctl("apply", "--server-side", "-f", str(ROOT / "crds"))
+        plane.ctl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+        found = {state: _objects_of(plane, state, Path(name)) for state in HELD}
+    place.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+
+
+def _objects_of(plane: ControlPlane, state: str, folder: Path) -> list[dict[str, Any]]:
+    """The objects of a run whose stage of this state is at work. The run is then seen to its end."""
+    held, namespace = HELD[state], namespace_of(state)
+    account = grant(plane, [])
+    with scene(plane, state) as place, start_operator(account, folder, namespaces=[namespace]):
+        place.make(RUN)
+        place.until(lambda: held.stands(place), f"{held.job} at work")
+        found = take(plane, namespace)
+        place.player.release(held.job)
+        place.until_done()
+        place.judge()
+    return found
+
+
 RECORDERS: dict[str, tuple[Callable[[Path], None], Path]] = {
     "digests": (record_digests, HERE / "digests.json"),
     "run": (record_run, HERE / "run.tar.gz"),
+    "objects": (record_objects, HERE / "objects.json"),
 }
 
 
