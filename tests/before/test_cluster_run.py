@@ -58,6 +58,10 @@ class Scene:
         """Name and uid of every object of a kind."""
         return {item["metadata"]["name"]: item["metadata"]["uid"] for item in self.place.all(kind)}
 
+    def generations(self, kind: str) -> dict[str, int]:
+        """Name and generation of every object of a kind."""
+        return {item["metadata"]["name"]: item["metadata"]["generation"] for item in self.place.all(kind)}
+
     def attempts(self) -> dict[str, Object]:
         """Attempts of everything that makes any."""
         found = {f"{kind}/{item['metadata']['name']}": item for kind in KINDS for item in self.place.all(kind)}
@@ -86,6 +90,7 @@ def test_a_run_of_before_goes_on(before: Scene) -> None:
     place, held = before.place, before.held
     jobs, attempts, finished = before.uids("Job"), before.attempts(), before.finished()
     deployments, pods = before.uids("Deployment"), before.uids("Pod")
+    generations = before.generations("Deployment")
     assert finished == {
         name: {field: before.recorded[kind, name]["status"][field] for field in LASTING} for kind, name in held.finished
     }
@@ -93,6 +98,7 @@ def test_a_run_of_before_goes_on(before: Scene) -> None:
         until_it_has_looked(place, operator)
         assert before.uids("Job") == jobs, "what is finished, or runs, is made again"
         assert before.uids("Deployment") == deployments
+        assert before.generations("Deployment") == generations, "a server is rolled"
         assert before.uids("Pod") == pods, "a pod was replaced"
         assert before.attempts() == attempts
 
