@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tests.control_plane.plane import ControlPlane
-from tests.control_plane.player import Outcome, Pod, play, succeed
+from harness.control_plane.plane import ControlPlane
+from harness.control_plane.player import Outcome, Pod, play, succeed
 from tests.controller.one_run import RUN as NAME
 from tests.controller.one_run import SERVER, Place, Referee, run
 

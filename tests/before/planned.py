@@ -18,9 +18,9 @@ from typing import Any
 from psr_operator.api.manifest import load_manifests
 from psr_operator.local.executor import Executor
 from psr_operator.local.rehearsal import Rehearsal
-from psr_operator.planner.plan import Workload, WorkloadState
-from psr_runtime.config import StageConfig, given_uris, stage_digest
-from psr_runtime.stage import STAGES
+from psr_operator.planner.types import Workload, WorkloadState
+from psr_runtime.config import StageConfig, input_uris, stage_digest
+from psr_runtime.stages import STAGES
 
 UID = "00000000-0000-0000-0000-000000000000"
 """Stands for the uid of every object: uids are made anew for each run, and no digest holds them."""
@@ -78,7 +78,7 @@ def digest_of(stage: str, configuration: Mapping[str, Any]) -> str:
     """
     parsed = STAGES[stage].config.model_validate_json(json.dumps(configuration))
     assert isinstance(parsed, StageConfig)
-    inputs = {place: stand_in_digest(uri) for place, uri in given_uris(parsed).items()}
+    inputs = {place: stand_in_digest(uri) for place, uri in input_uris(parsed).items()}
     return stage_digest(stage, schema_version(stage), parsed, inputs)
 
 

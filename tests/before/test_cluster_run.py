@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
+from harness.control_plane.plane import APIError, ControlPlane
 from psr_operator.api import KINDS
 from tests.before.cluster import HELD, Held, scene
 from tests.before.objects import put
-from tests.control_plane.plane import APIError, ControlPlane
 from tests.controller.one_namespace import JOB
 from tests.controller.one_run import RUN as NAME
 from tests.controller.one_run import SERVER, Place

@@ -97,12 +97,14 @@ class Store:
 
     def _kept(self, wanted: Resource) -> Resource | None:
         """The object as an earlier run of this folder left it: finished, same spec, artefact still there."""
-        found = stored_object(self._folder.parent, wanted.kind, wanted.metadata.name)
-        if found is None or found.get("spec") != wanted.spec.to_json():
+        document = stored_object(self._folder.parent, wanted.kind, wanted.metadata.name)
+        if document is None:
             return None
         try:
-            before = type(wanted).model_validate(found)
+            before = type(wanted).model_validate(document)
         except ValidationError:
+            return None
+        if before.spec != wanted.spec:  # parsed: fields that came later have their defaults in both
             return None
         status = before.status
         if not isinstance(status, WorkStatus) or not status.holds("Ready") or not (status.output and status.digest):
