@@ -17,11 +17,18 @@ export UV_NO_CONFIG := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-control demo-seeds test test-cluster test-quick control-plane cluster-up cluster-down images \
-  bench-operator bench-s3 bench-scale lint format crds lock verify clean
+.PHONY: help dev demo demo-control demo-seeds test test-cluster test-quick control-plane cluster-up cluster-down images \
+  bench-operator bench-s3 bench-scale lint format crds house-picture lock verify clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+dev: $(DEV)/ready ## for whoever changes the code: environment, git hooks, lint, the tests that take two minutes
+	$(DEV)/bin/pre-commit install
+	$(MAKE) --no-print-directory lint
+	$(DEV)/bin/python -m pytest -n 2 -m "not engine and not cluster and not programs" $(QUICK)
+QUICK := tests/test_house.py tests/test_environments.py tests/test_words.py tests/api tests/docs $(wildcard tests/doors) tests/planner \
+  tests/records tests/render tests/report tests/stage
 
 demo: $(CPU)/ready $(OUT)/volume/input/about.json ## run the whole loop on this machine: M1 to M4, a table, a report
 	$(CPU)/bin/psr run -f examples/demo/run.yaml --workdir $(OUT)/work $(MOUNT)
@@ -84,10 +91,14 @@ crds: $(DEV)/ready ## write crds/ anew from the models
 	$(DEV)/bin/psr crds --to crds
 	$(DEV)/bin/psr crds --to charts/psr/charts/psr-crds/files
 
-verify: $(DEV)/ready ## regenerate the CRDs and the locks and fail on a difference
+house-picture: $(DEV)/ready ## draw docs/house.svg anew from the import contracts
+	$(DEV)/bin/python -m harness.house_picture
+
+verify: $(DEV)/ready ## regenerate the CRDs, the picture of the house and the locks and fail on a difference
 	$(MAKE) --no-print-directory crds
+	$(MAKE) --no-print-directory house-picture
 	$(MAKE) --no-print-directory lock
-	git diff --exit-code crds charts requirements
+	git diff --exit-code crds charts docs/house.svg requirements
 
 lock: $(UV) ## write the hashed locks in requirements/ anew
 	for name in operator gpu; do $(UV) pip compile -q pyproject.toml requirements/build.in --extra $$name $(LOCK) -o requirements/$$name.txt; done

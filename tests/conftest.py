@@ -16,6 +16,14 @@ from psr_operator.api import GROUP, PLURALS, VERSION
 from psr_operator.api.crd import rendered
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs built programs, so that `-m "not programs"` leaves it out."""
+    for item in items:
+        if {"plane", "helm"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("programs")
+
+
 @pytest.fixture(scope="session")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """A real control plane (`harness/control_plane/plane.py`), or the cluster that PSR_TEST_KUBECONFIG names."""
