@@ -10,6 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
+from psr_runtime.protocol import CONFIG_VARIABLE, PARENT_VARIABLE, ExitCode
 from psr_runtime.stage import run_stage
 from psr_runtime.stages import STAGES
 
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
             epilog=EXAMPLES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        command.add_argument("--config", type=Path, metavar="FILE", help="configuration (else PSR_STAGE_CONFIG)")
+        command.add_argument("--config", type=Path, metavar="FILE", help=f"configuration (else {CONFIG_VARIABLE})")
         command.add_argument("--schema", action="store_true", help="print the configuration's JSON schema and exit")
     bring = stages.add_parser("bring", help="copy psr_runtime for an image without it", description=BRING)
     bring.add_argument("folder", type=Path, metavar="DIR", help="empty folder that PYTHONPATH names in the other image")
@@ -67,13 +68,13 @@ def main(arguments: list[str] | None = None) -> int:
             document = options.config.read_text()
         except OSError as error:
             print(f"{options.config}: cannot be read ({error.strerror})", file=sys.stderr)
-            return 64
+            return ExitCode.CONFIGURATION_ERROR
         source = str(options.config)
-    elif "PSR_STAGE_CONFIG" in os.environ:
-        document, source = os.environ["PSR_STAGE_CONFIG"], "PSR_STAGE_CONFIG"
+    elif CONFIG_VARIABLE in os.environ:
+        document, source = os.environ[CONFIG_VARIABLE], CONFIG_VARIABLE
     else:
-        print("no configuration: set PSR_STAGE_CONFIG or give --config FILE", file=sys.stderr)
-        return 64
+        print(f"no configuration: set {CONFIG_VARIABLE} or give --config FILE", file=sys.stderr)
+        return ExitCode.CONFIGURATION_ERROR
     if options.stage == "serve":
         from psr_runtime.serving.serve import run_server
 
@@ -83,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _end_with_parent() -> None:
     """When an executor on this machine started this process (`PSR_PARENT`: its pid), end when it does."""
-    parent = os.environ.pop("PSR_PARENT", None)
+    parent = os.environ.pop(PARENT_VARIABLE, None)
     if parent is None or not sys.platform.startswith("linux"):
         return
     set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)

@@ -23,6 +23,7 @@ import aiohttp
 
 from psr_runtime.config import Endpoint
 from psr_runtime.errors import ConfigurationError, DataError, Interrupted
+from psr_runtime.protocol import DIGEST_HEADER, KEY_VARIABLE
 
 SERVED_NAME = "psr"
 """Name under which a PolicyServer serves whatever model it has; the digest tells models apart."""
@@ -32,8 +33,6 @@ CONNECTIONS = 512
 
 LOOK_AGAIN_SECONDS = 1.0
 """Names are looked up at most this often, however many requests wait for a server that is away."""
-
-DIGEST_HEADER = "X-PSR-Model-Digest"
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Completion:
 
 @dataclass
 class Usage:
-    """Tokens of one purpose: prompts sent, of them found in the prefix cache, and sampled.
+    """Tokens of one purpose: prompts sent, of them those that the prefix cache had, and sampled.
 
     `cached_tokens` counts requests for one completion only: of several, vLLM reports the last one's.
     """
@@ -113,7 +112,7 @@ def open_engine(endpoint: Endpoint, digest: str) -> Engine:
         raise DataError(
             f"{endpoint.urls[0]}: serves {endpoint.model_digest} and the model is {digest} now; start the server anew"
         )
-    return VLLMClient(endpoint, digest, os.environ.get("PSR_SERVER_KEY"))
+    return VLLMClient(endpoint, digest, os.environ.get(KEY_VARIABLE))
 
 
 async def addresses_of(host: str, port: int) -> list[str]:
@@ -122,8 +121,8 @@ async def addresses_of(host: str, port: int) -> list[str]:
     Raises:
         OSError: the name does not resolve.
     """
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    families = {family: sorted({str(item[4][0]) for item in found if item[0] == family}) for family, *_ in found}
+    entries = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    families = {family: sorted({str(item[4][0]) for item in entries if item[0] == family}) for family, *_ in entries}
     return families.get(socket.AF_INET) or families.get(socket.AF_INET6) or []
 
 
@@ -278,7 +277,7 @@ class VLLMClient:
                     return answer
                 text = content.decode(errors="replace")
                 if status in (401, 403):
-                    raise ConfigurationError(f"{url}: the server refuses the bearer key; check PSR_SERVER_KEY")
+                    raise ConfigurationError(f"{url}: the server refuses the bearer key; check {KEY_VARIABLE}")
                 if status in (400, 404, 413, 422):
                     raise DataError(f"{url}: the server refuses the request: {text[:500]}")
                 why = f"answers {status}: {text[:200]}"

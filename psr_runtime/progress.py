@@ -17,6 +17,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from psr_runtime.errors import Interrupted
+from psr_runtime.protocol import (
+    PROGRESS_HOST_VARIABLE,
+    PROGRESS_PATH,
+    PROGRESS_PORT_FILE_VARIABLE,
+    PROGRESS_PORT_VARIABLE,
+)
+
 LINE_SECONDS = 5.0
 """A pipe gets a line at most this often."""
 
@@ -109,7 +117,7 @@ class Progress:
         return data
 
     def __enter__(self) -> Progress:
-        port = os.environ.get("PSR_PROGRESS_PORT")
+        port = os.environ.get(PROGRESS_PORT_VARIABLE)
         if port is not None:
             self._serve(int(port))
         if sys.stderr.isatty():
@@ -141,7 +149,7 @@ class Progress:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                if self.path == "/progress":
+                if self.path == PROGRESS_PATH:
                     body, kind = json.dumps(progress.snapshot()).encode(), "application/json"
                 elif self.path == "/metrics":
                     body, kind = progress._metrics(), "text/plain; version=0.0.4"
@@ -157,17 +165,15 @@ class Progress:
             def log_message(self, *_: Any) -> None:
                 """Requests are not logged: they come every few seconds."""
 
-        host = os.environ.get("PSR_PROGRESS_HOST", "127.0.0.1")
+        host = os.environ.get(PROGRESS_HOST_VARIABLE, "127.0.0.1")
         try:
             self._server = ThreadingHTTPServer((host, port), Handler)
         except OSError as error:
-            from psr_runtime.errors import Interrupted
-
             raise Interrupted(
-                f"PSR_PROGRESS_PORT {port} cannot be bound ({error.strerror}); another process has it"
+                f"{PROGRESS_PORT_VARIABLE} {port} cannot be bound ({error.strerror}); another process has it"
             ) from error
         threading.Thread(target=self._server.serve_forever, daemon=True, name="progress").start()
-        file = os.environ.get("PSR_PROGRESS_PORT_FILE")
+        file = os.environ.get(PROGRESS_PORT_FILE_VARIABLE)
         if file:
             temporary = Path(file + ".new")
             temporary.write_text(str(self._server.server_address[1]))

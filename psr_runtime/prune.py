@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from psr_runtime.artefacts.checkpoints import MAKERS, WEIGHTS
 from psr_runtime.artefacts.manifest import FileEntry, require_manifest
 from psr_runtime.artefacts.ownership import check_removable
-from psr_runtime.artefacts.pruned import Pruned, leave_word
+from psr_runtime.artefacts.pruned import Pruned, write_pruned
 from psr_runtime.config import Owner, PrunedModel, PruneStage
 from psr_runtime.config.results import PruneResult
 from psr_runtime.errors import DataError
@@ -31,7 +31,7 @@ class Checkpoint:
 
     Attributes:
         weights: its files of weights, and where each lies.
-        working: folders with half-done work of the stage that made it.
+        working: folders with half-done work of its stage.
     """
 
     uri: str
@@ -54,14 +54,14 @@ def run(config: PruneStage, context: StageContext) -> Outcome:
     checkpoints = [_checked(storage, config.owner, model) for model in config.models]  # all, before anything goes
     files = [item for checkpoint in checkpoints for item in checkpoint.weights]
     context.progress.start(len(files), "files")
-    word = Pruned(
+    pruned = Pruned(
         retention=config.retention,
         run=config.owner.name,
         digest=context.digest,
         time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
     for checkpoint in checkpoints:
-        leave_word(storage, checkpoint.uri, word)
+        write_pruned(storage, checkpoint.uri, pruned)
     for _, place in files:
         context.check_stop()
         storage.delete(place)

@@ -113,7 +113,7 @@ def run_stage(name: str, document: str, *, source: str = CONFIG_VARIABLE) -> int
         source: what to call the configuration in messages.
     """
     try:
-        with _stop_event() as stop:
+        with stop_event() as stop:
             result = _run(STAGES[name], document, source, stop)
     except StageError as error:
         return _explain(name, error)
@@ -259,7 +259,7 @@ def _scratch_root() -> str:
 
 
 @contextlib.contextmanager
-def _stop_event() -> Iterator[threading.Event]:
+def stop_event() -> Iterator[threading.Event]:
     """An event that SIGTERM and SIGINT set; the earlier handlers are put back afterwards."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""Where the parts of a model lie: checkpoints made by a training stage, and Hugging Face folders made elsewhere.
+"""Where the parts of a model lie: checkpoints of a training stage, and Hugging Face folders from elsewhere.
 
 A checkpoint of ours has float32 `master` weights (input and reference of the next round) and a serving copy, a
 fingerprint and a manifest that says which is where. Any other folder is one Hugging Face model that serves for both.
@@ -67,8 +67,8 @@ def model_digest(storage: Storage, uri: str) -> str:
     return digest_of_input(storage, uri)
 
 
-def bring_model(storage: Storage, source: ModelSource, to: Path, part: Part) -> LocalModel:
-    """Bring one part of a model to this machine and verify it.
+def fetch_model(storage: Storage, source: ModelSource, to: Path, part: Part) -> LocalModel:
+    """Fetch one part of a model to this machine and verify it.
 
     Raises:
         InputMissing: no model there, or files of it are gone.
@@ -76,7 +76,7 @@ def bring_model(storage: Storage, source: ModelSource, to: Path, part: Part) -> 
     """
     manifest = read_manifest(storage, source.uri)
     if manifest is None:
-        folder, digest = _bring_plain(storage, source.uri, to, weights=source.weights == "Pretrained")
+        folder, digest = _fetch_plain(storage, source.uri, to, weights=source.weights == "Pretrained")
         return LocalModel(folder, digest, None)
     layout = _layout(manifest.stage, manifest.metadata, source.uri)
     folder = fetch(storage, source.uri, to, below=layout[part])
@@ -84,8 +84,8 @@ def bring_model(storage: Storage, source: ModelSource, to: Path, part: Part) -> 
     return LocalModel(folder, manifest.identity, fingerprint)
 
 
-def bring_all_but_weights(storage: Storage, source: ModelSource, to: Path, part: Part) -> LocalModel:
-    """Bring one part of a checkpoint to this machine and leave its weights where they are.
+def fetch_all_but_weights(storage: Storage, source: ModelSource, to: Path, part: Part) -> LocalModel:
+    """Fetch one part of a checkpoint to this machine and leave its weights where they are.
 
     Of the weights only names and sizes are checked, not their bytes: whoever loads them asks the fingerprint.
 
@@ -116,7 +116,7 @@ def bring_all_but_weights(storage: Storage, source: ModelSource, to: Path, part:
     return LocalModel(folder, manifest.identity, fingerprint, weights)
 
 
-def bring_tokenizer(storage: Storage, source: ModelSource, to: Path) -> Tokenizer:
+def fetch_tokenizer(storage: Storage, source: ModelSource, to: Path) -> Tokenizer:
     """The tokenizer of a model, without its weights.
 
     Raises:
@@ -158,7 +158,7 @@ def _layout(stage: str, metadata: dict[str, Any], uri: str) -> dict[str, str]:
     return layout
 
 
-def _bring_plain(storage: Storage, uri: str, to: Path, *, weights: bool) -> tuple[Path, str]:
+def _fetch_plain(storage: Storage, uri: str, to: Path, *, weights: bool) -> tuple[Path, str]:
     """Folder and digest of a model made elsewhere."""
     objects = {name_below(uri, item.uri): item.uri for item in storage.list(uri)}
     if "config.json" not in objects:
@@ -169,8 +169,8 @@ def _bring_plain(storage: Storage, uri: str, to: Path, *, weights: bool) -> tupl
     if place is None:
         place = to
         with ThreadPoolExecutor(PARALLEL) as pool:
-            brought = {name: pool.submit(storage.download, item, to / name) for name, item in objects.items()}
-            digest = digest_of_content({name: task.result() for name, task in brought.items() if is_content(name)})
+            fetched = {name: pool.submit(storage.download, item, to / name) for name, item in objects.items()}
+            digest = digest_of_content({name: task.result() for name, task in fetched.items() if is_content(name)})
     else:
         digest = digest_of_input(storage, uri)
     if weights:
@@ -179,17 +179,17 @@ def _bring_plain(storage: Storage, uri: str, to: Path, *, weights: bool) -> tupl
 
 
 def _check_sizes(storage: Storage, uri: str, wanted: dict[str, int]) -> None:
-    """The weights in a folder are those that are wanted, and no others: a loader takes all that it finds."""
-    found = {name_below(uri, item.uri): item.size for item in storage.list(uri)}
-    found = {name: size for name, size in found.items() if name.endswith(WEIGHTS)}
-    if gone := sorted(wanted.keys() - found.keys()):
+    """The weights in a folder are those that are wanted, and no others: a loader loads all that is there."""
+    listed = {name_below(uri, item.uri): item.size for item in storage.list(uri)}
+    sizes = {name: size for name, size in listed.items() if name.endswith(WEIGHTS)}
+    if gone := sorted(wanted.keys() - sizes.keys()):
         raise InputMissing(f"{uri}: {', '.join(gone)} listed by the manifest and not there; make the checkpoint again")
-    if foreign := sorted(found.keys() - wanted.keys()):
+    if foreign := sorted(sizes.keys() - wanted.keys()):
         raise DataError(f"{uri}: {', '.join(foreign)} not listed by the manifest; remove what does not belong there")
     for name, size in wanted.items():
-        if found[name] != size:
+        if sizes[name] != size:
             raise DataError(
-                f"{join(uri, name)}: {found[name]} bytes where the manifest says {size}; the file is cut off or foreign"
+                f"{join(uri, name)}: {sizes[name]} bytes where the manifest says {size}; the file is cut off or foreign"
             )
 
 

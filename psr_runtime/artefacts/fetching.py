@@ -17,7 +17,7 @@ from psr_runtime.storage.hashes import digest_of
 def fetch(
     storage: Storage, uri: str, to: Path, *, below: str = "", only: Callable[[str], bool] = lambda path: True
 ) -> Path:
-    """Bring an artefact's files to this machine and verify size and digest of each, by BLAKE3 where the manifest says
+    """Fetch an artefact's files to this machine and verify size and digest of each, by BLAKE3 where the manifest says
     it and it can be computed here, else by sha256.
 
     A `file://` artefact is verified where it lies and not copied; others are downloaded to `to`, files that are there
@@ -44,18 +44,18 @@ def fetch(
     place = storage.local_path(manifest.place(uri, ""))
     root = place if place is not None else to
 
-    def bring(entry: FileEntry) -> None:
+    def fetch_one(entry: FileEntry) -> None:
         path, origin = root / entry.path, manifest.place(uri, entry.path)
         if place is not None:
             _verify(path, entry, origin)
             return
         name, digest = entry.expected
         if not (path.is_file() and path.stat().st_size == entry.size and digest_of(path, name) == digest):
-            found = storage.download(origin, path, hash=name)
-            _fits(origin, entry, path.stat().st_size, found)
+            computed = storage.download(origin, path, hash=name)
+            _check(origin, entry, path.stat().st_size, computed)
 
     with ThreadPoolExecutor(PARALLEL) as pool:
-        for done in [pool.submit(bring, entry) for entry in entries]:
+        for done in [pool.submit(fetch_one, entry) for entry in entries]:
             with missing_explained(storage, uri):
                 done.result()
     return root / below if below else root
@@ -83,13 +83,17 @@ def _verify(path: Path, entry: FileEntry, uri: str) -> None:
     if not path.is_file():
         raise InputMissing(f"{uri}: the manifest lists this file and it is gone; make the artefact again")
     size = path.stat().st_size
-    _fits(uri, entry, size, digest_of(path, entry.expected[0]) if size == entry.size else "")
+    _check(uri, entry, size, digest_of(path, entry.expected[0]) if size == entry.size else "")
 
 
-def _fits(uri: str, entry: FileEntry, size: int, found: str) -> None:
-    """Compare size and digest, by `entry.expected`, with the manifest."""
+def _check(uri: str, entry: FileEntry, size: int, computed: str) -> None:
+    """Compare size and digest, by the hash of `entry.expected`, with the manifest.
+
+    Raises:
+        DataError: one of them differs.
+    """
     if size != entry.size:
         raise DataError(f"{uri}: {size} bytes where the manifest says {entry.size}; the file is truncated or foreign")
     name, digest = entry.expected
-    if found != digest:
-        raise DataError(f"{uri}: {name} {found} where the manifest says {digest}; the file was changed")
+    if computed != digest:
+        raise DataError(f"{uri}: {name} {computed} where the manifest says {digest}; the file was changed")

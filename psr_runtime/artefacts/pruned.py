@@ -1,6 +1,6 @@
-"""`pruned.json`: what stands beside a checkpoint's manifest once its weights are let go, for those who miss them.
+"""`pruned.json`: what stands beside a checkpoint's manifest once its weights are removed, for those who miss them.
 
-It is written before the first file goes, so that no reader ever finds weights missing without being told why. The
+It is written before the first file goes, so that no reader ever misses weights without a reason. The
 stage that removes them is `prune.py`.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from psr_runtime.errors import WEIGHTS_PRUNED, InputMissing
+from psr_runtime.errors import WEIGHTS_PRUNED, InputMissing, WeightsPruned
 from psr_runtime.storage import Storage, join
 
 PRUNED = "pruned.json"
@@ -21,7 +21,7 @@ class Pruned(BaseModel):
     """Why the weights of a checkpoint are gone.
 
     Attributes:
-        retention: the rule that let them go.
+        retention: the rule that they were removed by.
         run: `namespace/name` of the run whose rule it was.
         digest: of the work that removed them.
         time: when that began, RFC 3339.
@@ -34,12 +34,12 @@ class Pruned(BaseModel):
     time: str
 
 
-def leave_word(storage: Storage, uri: str, word: Pruned) -> None:
+def write_pruned(storage: Storage, uri: str, pruned: Pruned) -> None:
     """Write `pruned.json`, once: where an earlier attempt has written it, that one stands."""
-    storage.create(join(uri, PRUNED), word.model_dump_json(indent=1).encode() + b"\n")
+    storage.create(join(uri, PRUNED), pruned.model_dump_json(indent=1).encode() + b"\n")
 
 
-def word_left(storage: Storage, uri: str) -> Pruned | None:
+def read_pruned(storage: Storage, uri: str) -> Pruned | None:
     """What `pruned.json` says; None where there is none, or none that can be read."""
     try:
         return Pruned.model_validate_json(storage.read(join(uri, PRUNED)))
@@ -49,18 +49,19 @@ def word_left(storage: Storage, uri: str) -> Pruned | None:
 
 @contextlib.contextmanager
 def missing_explained(storage: Storage, uri: str) -> Iterator[None]:
-    """Say of a file of this artefact that is missing that its weights were pruned, if they were.
+    """While a file of this artefact is read: where it is missing since the weights were pruned, say so.
 
     Raises:
-        InputMissing: as before, with the reason where one is known.
+        WeightsPruned: a file is missing, and `pruned.json` says why.
+        InputMissing: a file is missing, and nothing says why.
     """
     try:
         yield
     except InputMissing as error:
-        word = word_left(storage, uri)
-        if word is None:
+        pruned = read_pruned(storage, uri)
+        if pruned is None:
             raise
-        raise InputMissing(
-            f"{uri}: its {WEIGHTS_PRUNED} {word.retention} of run {word.run} ({word.time}); make the model again "
+        raise WeightsPruned(
+            f"{uri}: its {WEIGHTS_PRUNED} {pruned.retention} of run {pruned.run} ({pruned.time}); make the model again "
             "(rerun), and let a run whose models others read have storage.retention All"
         ) from error

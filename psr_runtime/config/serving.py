@@ -9,6 +9,7 @@ from pydantic import Field, StringConstraints
 from psr_runtime.config.fields import MANY, Schema, operation
 from psr_runtime.config.model import ModelSource
 from psr_runtime.config.storage import StorageAccess
+from psr_runtime.protocol import API_PORT
 
 
 class EngineConfig(Schema):
@@ -60,7 +61,7 @@ class ServeStage(Schema):
     engine: EngineConfig = operation(EngineConfig(), description="vLLM.")
     storage: StorageAccess = operation(StorageAccess(), description="How to reach the storage.")
     host: Annotated[str, StringConstraints(max_length=64)] = operation("127.0.0.1", description="Address to bind.")
-    port: int = operation(8000, ge=1, le=65534, description="Port of the OpenAI API; the next one is for control.")
+    port: int = operation(API_PORT, ge=1, le=65534, description="Port of the OpenAI API; the next one is for control.")
     scratch: Annotated[str, StringConstraints(max_length=1024)] = operation(description="Folder for checkpoints.")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from psr_runtime import engine as engines
-from psr_runtime.artefacts.checkpoints import bring_tokenizer
+from psr_runtime.artefacts.checkpoints import fetch_tokenizer
 from psr_runtime.artefacts.journal import Journal
 from psr_runtime.artefacts.manifest import other_digest
 from psr_runtime.config import EvaluateStage
@@ -68,7 +68,7 @@ def run(config: EvaluateStage, context: StageContext) -> Outcome:
         DataError: a broken problem file, a prompt that fills the model's context, a log of another configuration.
         Interrupted: asked to stop, or the server did not become ready.
     """
-    tokenizer = bring_tokenizer(context.storage, config.model, context.scratch)
+    tokenizer = fetch_tokenizer(context.storage, config.model, context.scratch)
     problems = with_ids(read_records(context.storage, config.problems, GradedProblem))[: config.evaluation.limit]
     templates = Templates.of(config.prompts)
     questions = [

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from psr_runtime.artefacts.checkpoints import bring_tokenizer
+from psr_runtime.artefacts.checkpoints import fetch_tokenizer
 from psr_runtime.artefacts.journal import Journal
 from psr_runtime.artefacts.manifest import other_digest
 from psr_runtime.config import Questions, SearchStage, stage_digest
@@ -33,7 +33,7 @@ from psr_runtime.storage import Storage, join
 
 def run(config: SearchStage, context: StageContext) -> Outcome:
     """Search this shard's problems and publish their trees and pairs."""
-    tokenizer = bring_tokenizer(context.storage, config.model, context.scratch)
+    tokenizer = fetch_tokenizer(context.storage, config.model, context.scratch)
     problems = round_problems(load_problems(context.storage, config.problems), config.questions, config.seed)
     mine = problems[config.shard :: config.shards]
     trees = context.run_async(_search_all(config, context, tokenizer, mine))

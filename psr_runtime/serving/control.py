@@ -1,4 +1,4 @@
-"""The control port of a server: `/psr/ready`, `/psr/model`, `/psr/state`, and the state that they tell.
+"""The control port of a server: `/psr/ready`, `/psr/model`, `/psr/state`, and the state that they report.
 
 HTTP only: what the state is, and what an order leads to, is decided in `serve.py`.
 """
@@ -20,13 +20,10 @@ from pydantic import ValidationError
 from psr_runtime.artefacts.fingerprint import Check
 from psr_runtime.config import ModelOrder, ModelSource
 from psr_runtime.errors import ConfigurationError
-from psr_runtime.serving.guard import KEY_VARIABLE
+from psr_runtime.protocol import KEY_VARIABLE, MODEL_PATH, READY_PATH, STATE_PATH, FailureReason, ServerPhase
 
 BODY_BYTES = 64 * 1024
 REQUEST_SECONDS = 30
-
-
-Phase = Literal["Fetching", "Starting", "Swapping", "Checking", "Ready", "Failed"]
 
 
 @dataclass(frozen=True)
@@ -46,21 +43,23 @@ class Change:
 
 @dataclass(frozen=True)
 class State:
-    """What the control port tells.
+    """What the control port reports; who reads it does so by `protocol.ServerReport`.
 
     Attributes:
-        state: what is going on; `Ready` when the wanted model is served.
+        state: what is going on; `READY` when the wanted model is served.
         digest: the model that is wanted; None until the first one's is known.
         served: the model that clients may use now; None while the gate is closed.
         message: for people.
+        reason: why it failed; None while it has not, or where the failure is of no class.
         check: the last check of the loaded weights; None for a model without fingerprint.
         deaths: how often vLLM ended by itself.
     """
 
-    state: Phase = "Fetching"
+    state: ServerPhase = ServerPhase.FETCHING
     digest: str | None = None
     served: str | None = None
     message: str = ""
+    reason: FailureReason | None = None
     check: Check | None = None
     change: Change | None = None
     deaths: int = 0
@@ -72,6 +71,7 @@ class State:
             "digest": self.digest,
             "served": self.served,
             "message": self.message,
+            "reason": self.reason,
             "check": self.check.to_json() if self.check else None,
             "change": vars(self.change) if self.change else None,
             "deaths": self.deaths,
@@ -100,7 +100,7 @@ class ControlServer:
 
     Args:
         host, port: address to bind.
-        controlled: what to tell about.
+        controlled: what the port speaks for.
 
     Raises:
         ConfigurationError: the port cannot be bound.
@@ -148,21 +148,21 @@ class ControlHandler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         address = urlsplit(self.path)
         digest = parse_qs(address.query).get("digest", [""])[0]
-        if address.path == "/psr/ready" and not digest:
+        if address.path == READY_PATH and not digest:
             self._probe()
             return
         if not self._allowed():
             return
-        if address.path == "/psr/state":
+        if address.path == STATE_PATH:
             self._answer(200, self.served.describe())
-        elif address.path == "/psr/ready":
+        elif address.path == READY_PATH:
             about = self.served.describe()
             if self.served.ready(digest):
                 self._answer(200, {"digest": digest, "check": about["check"]})
             else:
                 self._answer(503, {key: about[key] for key in ("state", "digest", "message")})
         else:
-            self._answer(404, {"error": f"{address.path}: there are /psr/ready, /psr/model and /psr/state"})
+            self._answer(404, {"error": f"{address.path}: there are {READY_PATH}, {MODEL_PATH} and {STATE_PATH}"})
 
     def do_PUT(self) -> None:
         length = self.headers.get("Content-Length", "")
@@ -170,8 +170,8 @@ class ControlHandler(BaseHTTPRequestHandler):
         body = self.rfile.read(min(int(length), BODY_BYTES + 1)) if length.isdecimal() else b""
         if not self._allowed():
             return
-        if urlsplit(self.path).path != "/psr/model":
-            self._answer(404, {"error": f"{self.path}: only /psr/model can be put"})
+        if urlsplit(self.path).path != MODEL_PATH:
+            self._answer(404, {"error": f"{self.path}: only {MODEL_PATH} can be put"})
             return
         if not body or len(body) > BODY_BYTES:
             self.close_connection = True

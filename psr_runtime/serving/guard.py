@@ -9,7 +9,8 @@
 
 The supervisor moves the gate by `POST /psr/gate {"digest": …, "open": …}`. The answer counts the requests that are
 still inside, so that weights are only exchanged when none is left: a request that came in for M(i) but has not
-reached the engine would otherwise be answered by M(i+1). Nothing but the standard library is imported here.
+reached the engine would otherwise be answered by M(i+1). Nothing is imported here but the standard library and
+`protocol`, which imports nothing else either.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
+from psr_runtime.protocol import DIGEST_HEADER, KEY_VARIABLE
+
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -28,11 +31,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 TOKEN_VARIABLE = "PSR_GUARD_TOKEN"
 """Environment variable that gives the supervisor's token to the vLLM process."""
 
-KEY_VARIABLE = "PSR_SERVER_KEY"
-"""Environment variable with the bearer key of clients; unset: none is asked for."""
-
 TOKEN_HEADER = "X-PSR-Token"
-DIGEST_HEADER = "X-PSR-Model-Digest"
 GATE = "/psr/gate"
 FREE = frozenset({"/health"})
 READABLE = frozenset({"/metrics", "/metrics/", "/version"})
@@ -44,7 +43,7 @@ class Guard:
 
     Args:
         app: vLLM's application.
-        environment: where token and key are read; `os.environ` unless given.
+        environment: where token and key are read; None for `os.environ`.
     """
 
     def __init__(self, app: App, environment: Mapping[str, str] | None = None) -> None:
@@ -116,9 +115,9 @@ def _headers(scope: Scope) -> dict[str, str]:
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
 
 
-def _equal(found: str, wanted: str) -> bool:
+def _equal(sent: str, wanted: str) -> bool:
     """Whether two secrets are the same, in time that does not tell where they differ."""
-    return hmac.compare_digest(found.encode(), wanted.encode())
+    return hmac.compare_digest(sent.encode(), wanted.encode())
 
 
 async def _body(receive: Receive) -> bytes:

@@ -14,27 +14,25 @@ vLLM process itself is known in `vllm_process.py`, whether weights may be exchan
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import secrets
 import shutil
-import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from psr_runtime.artefacts.checkpoints import FINGERPRINT, LocalModel, bring_all_but_weights, bring_model
+from psr_runtime.artefacts.checkpoints import FINGERPRINT, LocalModel, fetch_all_but_weights, fetch_model
 from psr_runtime.artefacts.fingerprint import Check, Fingerprint, compare, noise_of
 from psr_runtime.artefacts.manifest import read_manifest
 from psr_runtime.config import ModelSource, ServeStage
 from psr_runtime.errors import ConfigurationError, DataError, StageError
+from psr_runtime.protocol import ExitCode, FailureReason, ServerPhase, TerminationMessage, control_port
 from psr_runtime.serving.control import Change, ControlServer, State, port_error
 from psr_runtime.serving.swap import obstacle, require_chat_template
 from psr_runtime.serving.vllm_process import (
@@ -45,7 +43,7 @@ from psr_runtime.serving.vllm_process import (
     environment,
     require_streamer,
 )
-from psr_runtime.stage import parse_config
+from psr_runtime.stage import leave, parse_config, stop_event
 from psr_runtime.storage import Storage
 
 START_SECONDS = 1800.0
@@ -57,6 +55,8 @@ MAX_STARTS = 3
 STEADY_SECONDS = 600.0
 BACK_OFF_SECONDS = 2.0
 """Pause before a second start; doubled before each further one."""
+ABOUT_THE_ORDER = frozenset({"state", "digest", "message", "reason"})
+"""Fields of the state that speak of the model that is wanted, not of the one that is served."""
 
 
 @dataclass(frozen=True)
@@ -87,22 +87,26 @@ def run_server(document: str, *, source: str) -> int:
         0 after SIGTERM; 64, 65, 66 when the configuration or the first model is wrong, 75 when its storage cannot be
         reached; 1 when vLLM ends again and again.
     """
-    with _asked_to_stop() as stop:
+    with stop_event() as stop:
         try:
             config = parse_config(ServeStage, document, source)
             assert isinstance(config, ServeStage)
             on = device()
             _require_free(config.host, config.port)
             server = Server(config, on, stop)
-            with ControlServer(config.host, config.port + 1, server):
+            with ControlServer(config.host, control_port(config.port), server):
                 server.run()
         except StageError as error:
-            print(f"serve: {error}", file=sys.stderr, flush=True)
-            return error.exit_code
+            return _end(str(error), error.exit_code, error.reason)
         except GaveUp as error:
-            print(f"serve: {error}", file=sys.stderr, flush=True)
-            return 1
-    return 0
+            return _end(str(error), 1)
+    return ExitCode.DONE
+
+
+def _end(message: str, code: int, reason: FailureReason | None = None) -> int:
+    leave(TerminationMessage(error=message, reason=reason))
+    print(f"serve: {message}", file=sys.stderr, flush=True)
+    return code
 
 
 class Server:
@@ -145,10 +149,11 @@ class Server:
     def order(self, model: ModelSource, digest: str) -> None:
         """Ask for another model. The one that is on its way or served already is no order."""
         with self._lock:
-            if self._state.digest == digest and self._state.state != "Failed":
+            if self._state.digest == digest and self._state.state is not ServerPhase.FAILED:
                 return
             self._order = (model, digest)
-            self._state = replace(self._state, state="Fetching", digest=digest, message=f"ordered from {model.uri}")
+            message = f"ordered from {model.uri}"
+            self._state = replace(self._state, state=ServerPhase.FETCHING, digest=digest, message=message, reason=None)
 
     # --- the thread that does the work ---------------------------------------------------------------------
 
@@ -177,14 +182,14 @@ class Server:
         """Bring a model in. A model that cannot be had ends the server if it is the first one; later it is a state."""
         started = time.monotonic()
         if digest is not None and self.ready(digest):
-            self._tell(state="Ready", digest=digest, message="")
+            self._set_state(state=ServerPhase.READY, digest=digest, message="")
             return
         try:
-            wanted = self._bring(source, digest)
+            wanted = self._prepare(source, digest)
         except (StageError, OSError) as error:
             if digest is None:
                 raise
-            self._fail(str(error))
+            self._fail(error)
             return
         old, process = self._loaded, self._process
         why = "vLLM was not running"
@@ -198,7 +203,7 @@ class Server:
         except GaveUp as error:
             if digest is None:
                 raise
-            self._fail(str(error))
+            self._fail(error)
 
     def _revive(self, loaded: Loaded, process: VLLMProcess) -> None:
         """Start vLLM again after it ended by itself."""
@@ -206,11 +211,12 @@ class Server:
         why = f"vLLM ended: {process.last_words()}"
         if started - self._opened >= STEADY_SECONDS:
             self._starts = 0
-        self._tell(state="Starting", served=None, check=None, deaths=self._state.deaths + 1, message=why)
+        self._set_state(state=ServerPhase.STARTING, served=None, check=None, deaths=self._state.deaths + 1, message=why)
         self._start(loaded, "Restart", why, started)
 
-    def _bring(self, source: ModelSource, digest: str | None) -> Loaded:
-        self._tell(state="Fetching", message=f"fetching {source.uri}")
+    def _prepare(self, source: ModelSource, digest: str | None) -> Loaded:
+        """Fetch a model and check that it can be served."""
+        self._set_state(state=ServerPhase.FETCHING, message=f"fetching {source.uri}")
         if source.weights == "Random":
             raise ConfigurationError(f"{source.uri}: weights: Random has nothing to serve; train it first")
         model = self._fetch(source)
@@ -218,7 +224,7 @@ class Server:
             raise DataError(
                 f"{source.uri}: holds {model.digest} where {digest} was ordered; the URI or the digest is old"
             )
-        self._tell(digest=model.digest)
+        self._set_state(digest=model.digest)
         require_chat_template(model.folder, source.chat_template)
         fingerprint = None
         if model.fingerprint is not None:
@@ -235,8 +241,8 @@ class Server:
         place = self._scratch / "models" / hashlib.sha256(known.encode()).hexdigest()[:16]
         if self._config.engine.weights == "Stream":
             require_streamer(source.uri)
-            return bring_all_but_weights(self._storage, source, place, "serving")
-        return bring_model(self._storage, source, place, "serving")
+            return fetch_all_but_weights(self._storage, source, place, "serving")
+        return fetch_model(self._storage, source, place, "serving")
 
     def _swap(self, process: VLLMProcess, old: Loaded, new: Loaded, started: float) -> str | None:
         """Exchange weights in place; None when the new model is served, else why it must be a restart."""
@@ -250,7 +256,7 @@ class Server:
             why = obstacle(old.model.folder, old.source, new.model.folder, new.source)
             if why is not None:
                 return why
-            self._tell(state="Swapping", served=None, check=None, message="exchanging weights in place")
+            self._set_state(state=ServerPhase.SWAPPING, served=None, check=None, message="exchanging weights in place")
             process.exchange_weights(new.model.folder, new.model.digest, SWAP_SECONDS)
             check = self._check(process, new)
         except (VLLMFailed, DataError) as error:
@@ -275,7 +281,7 @@ class Server:
             try:
                 process = self._start_once(new, why)
             except (WrongWeights, DataError) as error:
-                self._fail(str(error))
+                self._fail(error)
                 return
             except VLLMFailed as error:
                 why = str(error)
@@ -293,7 +299,7 @@ class Server:
             VLLMFailed: it does not start.
             WrongWeights: it answers otherwise than the fingerprint says. It is stopped then.
         """
-        self._tell(state="Starting", served=None, check=None, message=f"starting vLLM: {why}")
+        self._set_state(state=ServerPhase.STARTING, served=None, check=None, message=f"starting vLLM: {why}")
         if self._process is not None:
             self._process.stop()
         template = None
@@ -306,7 +312,7 @@ class Server:
             f"http://{_reachable(self._config.host)}:{self._config.port}",
             self._token,
         )
-        self._tell(pid=process.pid)
+        self._set_state(pid=process.pid)
         deadline = time.monotonic() + START_SECONDS
         try:
             while not process.healthy():
@@ -328,30 +334,33 @@ class Server:
         """Compare what the loaded weights answer with the fingerprint; None for a model without one."""
         if new.fingerprint is None:
             return None
-        self._tell(state="Checking", message="asking the probes")
+        self._set_state(state=ServerPhase.CHECKING, message="asking the probes")
         check = compare(
             new.fingerprint, process.log_probabilities(new.fingerprint), noise_of(self._config.engine.dtype)
         )
         print(f"serve: {new.model.digest}: {check.verdict}: {check}", file=sys.stderr, flush=True)
-        self._tell(check=check)
+        self._set_state(check=check)
         return check
 
     def _open(self, process: VLLMProcess, new: Loaded, change: Change) -> None:
         process.set_gate(new.model.digest, True)
         self._loaded, self._opened = new, time.monotonic()
-        self._tell(state="Ready", served=new.model.digest, message="", change=change)
+        self._set_state(state=ServerPhase.READY, served=new.model.digest, message="", change=change)
         self._forget_others(new.model.folder)
         print(f"serve: ready for {new.model.digest}: {change.kind}, {change.seconds} s", file=sys.stderr, flush=True)
 
-    def _fail(self, message: str) -> None:
-        print(f"serve: {message}", file=sys.stderr, flush=True)
-        self._tell(state="Failed", message=message)
+    def _fail(self, error: Exception) -> None:
+        print(f"serve: {error}", file=sys.stderr, flush=True)
+        reason = error.reason if isinstance(error, StageError) else None
+        self._set_state(state=ServerPhase.FAILED, message=str(error), reason=reason)
 
-    def _tell(self, **values: Any) -> None:
+    def _set_state(self, **values: Any) -> None:
         """Change the state. While another order waits, what is said about the wanted model stays that order's."""
+        if "state" in values:
+            values.setdefault("reason", None)
         with self._lock:
             if self._order is not None:
-                values = {key: value for key, value in values.items() if key not in ("state", "digest", "message")}
+                values = {key: value for key, value in values.items() if key not in ABOUT_THE_ORDER}
             self._state = replace(self._state, **values)
 
     def _forget_others(self, folder: Path) -> None:
@@ -383,15 +392,3 @@ def _require_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise port_error(host, port, error) from error
-
-
-@contextlib.contextmanager
-def _asked_to_stop() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set; the earlier handlers are put back afterwards."""
-    stop = threading.Event()
-    earlier = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)

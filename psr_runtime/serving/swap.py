@@ -40,20 +40,20 @@ def obstacle(old: Path, old_source: ModelSource, new: Path, new_source: ModelSou
     return None
 
 
-def require_chat_template(folder: Path, given: str | None) -> None:
+def require_chat_template(folder: Path, configured: str | None) -> None:
     """Fail where a model has no chat template.
 
     Raises:
-        DataError: none is given, and the folder has none.
+        DataError: none is configured, and the folder has none.
     """
-    if not chat_template(folder, given):
+    if not chat_template(folder, configured):
         raise DataError(f"{folder}: the tokenizer has no chat template; set model.chatTemplate")
 
 
-def chat_template(folder: Path, given: str | None) -> Any:
-    """The chat template that a server of `folder` uses: the given one, else the folder's; empty where there is none."""
-    if given is not None:
-        return given
+def chat_template(folder: Path, configured: str | None) -> Any:
+    """The chat template of a server of `folder`: the configured one, else the folder's; empty where there is none."""
+    if configured is not None:
+        return configured
     if (folder / TEMPLATE_FILE).is_file():
         return (folder / TEMPLATE_FILE).read_text()
     return _object(folder / "tokenizer_config.json").get("chat_template") or ""
@@ -66,16 +66,16 @@ def _heeded(path: Path) -> dict[str, Any]:
 def _object(path: Path) -> dict[str, Any]:
     """A JSON object from a file; empty where there is no file."""
     try:
-        found = json.loads(path.read_text())
+        document = json.loads(path.read_text())
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise InputMissing(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error})") from error
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         raise DataError(f"{path}: not a JSON object")
-    return found
+    return document
 
 
 def _digest(path: Path) -> str | None:

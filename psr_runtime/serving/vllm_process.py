@@ -1,4 +1,4 @@
-"""The vLLM process of a server: its command line, its environment, its life and death, and what it is told.
+"""The vLLM process of a server: its command line, its environment, its start and end, and what is asked of it.
 
 What belongs here: everything that knows vLLM's flags, environment variables and routes. When to start it, swap its
 weights or let anybody in is decided in `serve.py`.
@@ -31,7 +31,8 @@ from psr_runtime.artefacts.fingerprint import Fingerprint
 from psr_runtime.config import ServeStage, StorageAccess
 from psr_runtime.engine import SERVED_NAME
 from psr_runtime.errors import ConfigurationError, DataError
-from psr_runtime.serving.guard import GATE, KEY_VARIABLE, TOKEN_HEADER, TOKEN_VARIABLE
+from psr_runtime.protocol import KEY_VARIABLE
+from psr_runtime.serving.guard import GATE, TOKEN_HEADER, TOKEN_VARIABLE
 
 LEASH = "import os, signal, sys; sys.stdin.buffer.read(); os.killpg(0, signal.SIGKILL)"
 LOG_LINES = 60
@@ -40,13 +41,13 @@ CPU_BLOCK = 32
 """Tokens per cache block on CPU. vLLM's own 128 there means that short prompts never share a prefix."""
 SMALL_MODEL_BYTES = 64 * 2**20
 """Weights below this get one OpenMP thread on CPU: threads spend longer waiting for each other than working (a model
-of 0.1 M parameters made 8,000 tokens/s with one thread and 500 to 4,000 with two)."""
+of 0.1 M parameters: 8,000 tokens/s with one thread and 500 to 4,000 with two)."""
 CPU_SEQUENCES = 256
 """Requests in one batch on CPU; vLLM's own 128 leaves a search waiting."""
 
 
 class VLLMFailed(Exception):
-    """vLLM ended, or did not do what it was told; the message says which."""
+    """vLLM ended, or did not do what was asked; the message says which."""
 
 
 def device() -> str:
@@ -162,20 +163,20 @@ def environment(
 
 
 def _storage_environment(access: StorageAccess) -> dict[str, str]:
-    """Credentials, and the words by which the streamer knows endpoint, region and style of address."""
-    found = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-    region = access.region or found.get("AWS_REGION") or found.get("AWS_DEFAULT_REGION")
+    """Credentials, and the variables by which the streamer knows endpoint, region and style of address."""
+    variables = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    region = access.region or variables.get("AWS_REGION") or variables.get("AWS_DEFAULT_REGION")
     if access.endpoint is not None:
-        found["AWS_ENDPOINT_URL"] = access.endpoint
+        variables["AWS_ENDPOINT_URL"] = access.endpoint
         region = region or "us-east-1"  # a region must be named wherever an endpoint is
     if region is not None:
-        found |= {"AWS_REGION": region, "AWS_DEFAULT_REGION": region}
+        variables |= {"AWS_REGION": region, "AWS_DEFAULT_REGION": region}
     path_style = access.endpoint is not None if access.path_style is None else access.path_style
-    return found | {"RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "0" if path_style else "1"}
+    return variables | {"RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "0" if path_style else "1"}
 
 
 class VLLMProcess:
-    """One life of vLLM. Not restartable: make another.
+    """One start of vLLM, to its end. Not restartable: construct another.
 
     Args:
         arguments: the command line.
@@ -255,7 +256,7 @@ class VLLMProcess:
                 self._lines.append(line)
                 print(line, file=sys.stderr, flush=True)
 
-    # --- what it is told -----------------------------------------------------------------------------------
+    # --- what is asked of it -------------------------------------------------------------------------------
 
     def healthy(self) -> bool:
         """Whether it answers on `/health`."""
@@ -322,8 +323,8 @@ class VLLMProcess:
 def _json(response: httpx.Response) -> dict[str, Any]:
     if response.status_code != 200:
         raise VLLMFailed(f"{response.url.path}: vLLM answers {response.status_code}: {response.text[:300]}")
-    found: dict[str, Any] = response.json()
-    return found
+    document: dict[str, Any] = response.json()
+    return document
 
 
 def _wait_until(deadline: float, message: str) -> None:

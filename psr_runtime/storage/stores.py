@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from psr_runtime.config import StorageAccess
 from psr_runtime.errors import ConfigurationError
+from psr_runtime.protocol import MOUNTS_VARIABLE
 from psr_runtime.storage.files import FileStore, Store, StoredObject
 from psr_runtime.storage.files import NotFound as NotFound
 from psr_runtime.storage.hashes import HashName
@@ -40,7 +41,7 @@ class Storage:
 
     def __init__(self, access: StorageAccess | None = None, mounts: Mapping[str, Path] | None = None) -> None:
         self._access = access or StorageAccess()
-        self._file = FileStore(mounts if mounts is not None else mounts_from(os.environ.get("PSR_MOUNTS", "")))
+        self._file = FileStore(mounts if mounts is not None else mounts_from(os.environ.get(MOUNTS_VARIABLE, "")))
         self._s3: Store | None = None
         self._lock = threading.Lock()
 

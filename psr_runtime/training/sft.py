@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from psr_runtime.artefacts.checkpoints import FINGERPRINT, bring_model, context_length
+from psr_runtime.artefacts.checkpoints import FINGERPRINT, context_length, fetch_model
 from psr_runtime.config import SFTStage
 from psr_runtime.config.results import SFTResult
 from psr_runtime.prompts.tokens import Tokenizer
@@ -40,7 +40,7 @@ def run(config: SFTStage, context: StageContext) -> Outcome:
         Interrupted: asked to stop; the same call goes on later.
     """
     training = config.training
-    source = bring_model(context.storage, config.model, context.scratch / "model", "training").folder
+    source = fetch_model(context.storage, config.model, context.scratch / "model", "training").folder
     tokenizer = Tokenizer(source, config.model.chat_template)
     model = load_model(source, config.model.weights, config.seed)
     limit = Limit.of(training.max_length, context_length(source), model.get_input_embeddings().num_embeddings)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from psr_runtime.artefacts.checkpoints import FINGERPRINT, bring_model, context_length
+from psr_runtime.artefacts.checkpoints import FINGERPRINT, context_length, fetch_model
 from psr_runtime.config import StepDPOConfig, StepDPOStage
 from psr_runtime.config.results import StepDPOResult
 from psr_runtime.errors import ConfigurationError, DataError
@@ -44,7 +44,7 @@ def run(config: StepDPOStage, context: StageContext) -> Outcome:
     for name, given in (("model", config.model), ("reference", config.reference)):
         if given is not None and given.weights == "Random":
             raise ConfigurationError(f"{name}.weights: step-DPO trains a model that has weights; leave out Random")
-    source = bring_model(context.storage, config.model, context.scratch / "model", "training").folder
+    source = fetch_model(context.storage, config.model, context.scratch / "model", "training").folder
     tokenizer = Tokenizer(source, config.model.chat_template)
     model = load_model(source)
     limit = Limit.of(training.max_length, context_length(source), model.get_input_embeddings().num_embeddings)
@@ -169,7 +169,7 @@ def _scores_before(
         policy = score(model, pairs, updates, config.training.precision, context)
         reference = policy
         if config.reference is not None:
-            folder = bring_model(context.storage, config.reference, context.scratch / "reference", "training").folder
+            folder = fetch_model(context.storage, config.reference, context.scratch / "reference", "training").folder
             if tokenizer_digest(folder) != tokenizer_digest(source):
                 raise DataError(
                     f"{config.reference.uri}: the reference's tokenizer is {tokenizer_digest(folder)}, the policy's "

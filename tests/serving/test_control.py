@@ -12,6 +12,7 @@ from harness.engine_server import free_port_pair
 from psr_runtime.artefacts.fingerprint import Check
 from psr_runtime.config import ModelSource
 from psr_runtime.errors import ConfigurationError
+from psr_runtime.protocol import ServerPhase
 from psr_runtime.serving.control import ControlServer, State
 
 CHECK = Check("Agrees", 1e-6, float("inf"), 0.4, 1e-4)
@@ -22,7 +23,7 @@ class Served:
 
     def __init__(self) -> None:
         self.orders: list[tuple[str, str]] = []
-        self.state = State(state="Ready", digest="sha256:m1", served="sha256:m1", check=CHECK)
+        self.state = State(state=ServerPhase.READY, digest="sha256:m1", served="sha256:m1", check=CHECK)
 
     def ready(self, digest: str) -> bool:
         return digest == self.state.served

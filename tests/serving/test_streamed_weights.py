@@ -18,7 +18,7 @@ from checkpoints import publish_checkpoint, random_model, updated, write_folder
 
 from harness.engine_server import QUICK, EngineServer, free_port_pair
 from harness.s3_server import S3Server, start_s3
-from psr_runtime.artefacts.checkpoints import RemoteWeights, bring_all_but_weights
+from psr_runtime.artefacts.checkpoints import RemoteWeights, fetch_all_but_weights
 from psr_runtime.config import ModelSource, ServeStage, StorageAccess
 from psr_runtime.errors import ConfigurationError, DataError, InputMissing
 from psr_runtime.serving import serve, vllm_process
@@ -40,7 +40,7 @@ def stored(tmp_path: Path) -> str:
 
 
 def bring(uri: str, to: Path) -> Any:
-    return bring_all_but_weights(Storage(mounts={}), ModelSource(uri=uri), to, "serving")
+    return fetch_all_but_weights(Storage(mounts={}), ModelSource(uri=uri), to, "serving")
 
 
 def test_everything_but_the_weights_is_verified_and_the_weights_are_named(stored: str, tmp_path: Path) -> None:

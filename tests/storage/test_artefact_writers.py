@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.s3_server import S3Server
-from psr_runtime.artefacts.checkpoints import bring_model, bring_tokenizer
+from psr_runtime.artefacts.checkpoints import fetch_model, fetch_tokenizer
 from psr_runtime.artefacts.fetching import fetch, read_file
 from psr_runtime.artefacts.manifest import MANIFEST, read_manifest
 from psr_runtime.artefacts.publishing import CLAIM, claim, clear_claim, content_of, entries_of, publish, send
@@ -171,10 +171,10 @@ def test_a_checkpoint_that_lies_elsewhere_is_brought_like_any_other(
     manifest = publish(storage, uri, checkpoint_folder, result={}, **FACTS)
     assert manifest.root
     source = ModelSource(uri=uri)
-    model = bring_model(storage, source, tmp_path / "model", "serving")
+    model = fetch_model(storage, source, tmp_path / "model", "serving")
     assert (model.folder / "config.json").is_file()
     assert (model.digest, model.fingerprint) == (manifest.identity, {"probes": []})
-    assert bring_tokenizer(storage, source, tmp_path / "tokenizer") is not None
+    assert fetch_tokenizer(storage, source, tmp_path / "tokenizer") is not None
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from psr_runtime.artefacts.checkpoints import bring_model, bring_tokenizer
+from psr_runtime.artefacts.checkpoints import fetch_model, fetch_tokenizer
 from psr_runtime.artefacts.manifest import require_manifest
 from psr_runtime.config import ModelSource
 from psr_runtime.errors import InputMissing
@@ -46,11 +46,11 @@ def test_a_pruned_checkpoint_is_an_input_by_digest_and_no_model_any_more(
     assert stage("sft", "m1", **sft) == 0
     assert stage("step-dpo", "m2", **dpo) == 0
     assert capsys.readouterr().out.splitlines() == first, "what is finished needs no weights"
-    assert bring_tokenizer(storage, ModelSource(uri=m1), tmp_path / "brought").digest
+    assert fetch_tokenizer(storage, ModelSource(uri=m1), tmp_path / "brought").digest
 
     assert stage("step-dpo", "again", **dpo) == 66
     assert "m1: its weights were pruned by retention Last of run team/loop" in capsys.readouterr().err
     for part in ("training", "serving"):
         with pytest.raises(InputMissing, match="its weights were pruned by retention"):
-            bring_model(storage, ModelSource(uri=m1), tmp_path / "brought", part)
+            fetch_model(storage, ModelSource(uri=m1), tmp_path / "brought", part)
     assert stage("report", "report", title="Loop", models=[{"name": "M1", "checkpoint": m1}]) == 0

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainingArguments
 
-from psr_runtime.artefacts.checkpoints import bring_model, bring_tokenizer
+from psr_runtime.artefacts.checkpoints import fetch_model, fetch_tokenizer
 from psr_runtime.artefacts.fingerprint import Fingerprint
 from psr_runtime.config import OptimizerConfig, SFTStage
 from psr_runtime.prompts.tokens import Tokenizer
@@ -129,10 +129,10 @@ def test_a_checkpoint_is_master_weights_and_a_serving_copy(
 
     source = SFTStage.model_validate({"output": "file:///o", **fields, "model": {"uri": file_uri(out)}}).model
     for part in ("training", "serving"):
-        local = bring_model(Storage(), source, tmp_path / part, part)
+        local = fetch_model(Storage(), source, tmp_path / part, part)
         assert Tokenizer(local.folder).template_digest == metadata["template_digest"]
         assert AutoModelForCausalLM.from_pretrained(local.folder).config.use_cache
-    assert bring_tokenizer(Storage(), source, tmp_path).digest == metadata["tokenizer_digest"]
+    assert fetch_tokenizer(Storage(), source, tmp_path).digest == metadata["tokenizer_digest"]
 
 
 def test_a_float32_checkpoint_is_written_once(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from psr_runtime.artefacts.checkpoints import bring_model
+from psr_runtime.artefacts.checkpoints import fetch_model
 from psr_runtime.data.records import Pair
 from psr_runtime.storage import Storage, file_uri
 from psr_runtime.training.weights import load_model
@@ -181,7 +181,7 @@ def test_the_next_round_starts_from_the_master_weights(
     settings = {"learningRate": 1e-4, "precision": "float32"}
     assert stage("step-dpo", "m2", **fields, training=settings) == 0
     m2 = ModelSource(uri=file_uri(tmp_path / "m2"))
-    assert bring_model(Storage(), m2, tmp_path / "x", "training").folder == tmp_path / "m2" / "master"
+    assert fetch_model(Storage(), m2, tmp_path / "x", "training").folder == tmp_path / "m2" / "master"
     fields["model"] = {"uri": m2.uri}
     assert stage("step-dpo", "m3", **fields, reference={"uri": file_uri(qwen)}, training=settings) == 0
     wanted = plain_step_dpo(tmp_path / "m2" / "master", qwen, make_pairs(qwen, PAIRS), 0.1, 0.0)
