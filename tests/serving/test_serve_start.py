@@ -13,6 +13,7 @@ from checkpoints import checkpoint, random_model, write_folder
 
 from harness.engine_server import free_port_pair
 from psr_runtime.config import ModelSource
+from psr_runtime.protocol import TerminationMessage
 from psr_runtime.serving import serve
 from psr_runtime.serving.serve import run_server
 from psr_runtime.serving.swap import obstacle
@@ -79,10 +80,13 @@ def test_a_broken_folder_ends_it(
 
 
 def test_a_missing_model_and_wrong_fields_end_it(
-    start: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    start: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("PSR_TERMINATION_MESSAGE", str(tmp_path / "message"))
     assert start(model={"uri": file_uri(tmp_path / "none")}) == 66
     assert "no config.json" in capsys.readouterr().err
+    message = TerminationMessage.read((tmp_path / "message").read_text())
+    assert ("no config.json" in message.error, message.reason) == (True, "InputMissing")
     assert start(model={"uri": "file:///m"}, engine={"dtype": "int3"}) == 64
     assert "serve.json: engine.dtype" in capsys.readouterr().err
     assert start(model={"uri": "file:///m", "weights": "Random"}) == 64

@@ -225,17 +225,18 @@ def test_what_cannot_be_fetched_leaves_the_old_model_under_its_own_name(
     run = start(models["m1"])
     m1 = run.server.describe()["served"]
     state = run.order(file_uri(tmp_path / "nowhere"), "sha256:gone")
-    assert state["state"] == "Failed"
+    assert (state["state"], state["reason"]) == ("Failed", "InputMissing")
     assert "no config.json" in state["message"]
     assert run.server.ready(m1)
     assert not run.server.ready("sha256:gone")
 
     state = run.order(models["m2"], "sha256:another")
-    assert state["state"] == "Failed"
+    assert (state["state"], state["reason"]) == ("Failed", "DataError")
     assert "where sha256:another was ordered" in state["message"]
     assert run.server.ready(m1)
 
-    assert run.order(models["m1"])["state"] == "Ready"  # back to what is served all the time
+    state = run.order(models["m1"])  # back to what is served all the time
+    assert (state["state"], state["reason"]) == ("Ready", None)
     assert start.engine.log == ["start"]
 
 
