@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help dev demo demo-control demo-seeds test test-cluster test-quick control-plane cluster-up cluster-down images \
-  bench-operator bench-s3 bench-scale lint format crds house-picture lock verify clean
+  bench-operator bench-s3 bench-scale bench-search lint format crds house-picture lock verify clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ bench-s3: $(DEV)/ready .venv/bench-s3/ready ## our S3 transfer against awscli, b
 bench-scale: $(DEV)/ready $(CONTROL)/ready ## the operator with 200 runs on simulated nodes (out/bench/scale.json)
 	$(DEV)/bin/python harness/control_plane/build.py kube-apiserver kube-controller-manager kube-scheduler kubectl kwok
 	$(DEV)/bin/python -m benchmarks.scale
+
+bench-search: $(DEV)/ready ## the search through a server against an offline replay of its requests (out/bench/search.json)
+	$(DEV)/bin/python -m benchmarks.search
 
 lint: $(DEV)/ready ## ruff, mypy --strict, import contracts
 	$(DEV)/bin/ruff check .
