@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
-REQUIREMENTS = Path(__file__).parents[1] / "requirements"
+ROOT = Path(__file__).parents[1]
+REQUIREMENTS = ROOT / "requirements"
 ENVIRONMENTS = {
     "operator": (
         {"kopf", "aiohttp", "prometheus-client", "pydantic", "rich"},
@@ -31,3 +33,29 @@ def test_a_locked_environment(name: str) -> None:
     assert unhashed == []
     assert "--index-url" not in text
     assert "://" not in text, "a lock names no host"
+
+
+RELEASED = re.compile(
+    r"""^(?:version: |appVersion: "|\s+org\.opencontainers\.image\.version="|.*"--version", default=")([\d.]+)"""
+)
+"""Lines with the number of the release."""
+
+
+@pytest.mark.parametrize("pattern", ["charts/**/Chart.yaml", "images/*/Dockerfile", "images/build.py"])
+def test_every_number_of_the_release_is_that_of_the_package(pattern: str) -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    said = {
+        f"{place.relative_to(ROOT)}: {match[1]}"
+        for place in ROOT.glob(pattern)
+        for line in place.read_text().splitlines()
+        if (match := RELEASED.match(line))
+    }
+    assert said
+    assert {item for item in said if not item.endswith(f": {version}")} == set()
+
+
+def test_the_changelog_knows_the_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    headings = re.findall(r"(?m)^## \[(.+?)\](?: - \d{4}-\d\d-\d\d)?$", (ROOT / "CHANGELOG.md").read_text())
+    assert headings[0] == "Unreleased"
+    assert version in headings

@@ -11,11 +11,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "examples").rglob("*.md")),
 ]
-PROGRAMS = ("aws", "curl", "docker", "helm", "kubectl", "make", "pip", "psr", "python")
-COMMAND = re.compile(rf"(\w+=\$\()?({'|'.join(PROGRAMS)}) ")
+PROGRAMS = (".venv/dev/bin/python", "aws", "curl", "docker", "helm", "kubectl", "make", "pip", "psr", "python")
+COMMAND = re.compile(rf"(\w+=\$\()?({'|'.join(map(re.escape, PROGRAMS))}) ")
 """How a block begins that is to be typed; others show what is printed, or drawn."""
 
 

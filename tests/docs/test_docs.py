@@ -216,6 +216,24 @@ def test_the_images_that_are_pushed_are_those_that_the_values_name() -> None:
     assert pushed() == {f"{image['repository']}:{image['tag']}" for image in named.values()}
 
 
+# --- make --------------------------------------------------------------------------------------------------
+
+TARGETS = {name for page in PAGES for name in re.findall(r"`make ([a-z0-9-]+)", page.read_text())} | {
+    command.words[1] for command in ALL_COMMANDS if command.words[0] == "make"
+}
+
+
+@pytest.mark.parametrize("target", sorted(TARGETS))
+def test_make_has_the_target(target: str) -> None:
+    assert re.search(rf"(?m)^{target}: .*## ", (ROOT / "Makefile").read_text()), f"make {target}"
+
+
+@pytest.mark.parametrize("command", those(".venv/dev/bin/python"))
+def test_pytest_is_given_tests_that_exist(command: Command) -> None:
+    assert command.words[1:3] == ["-m", "pytest"]
+    assert all((ROOT / word).exists() for word in command.words[3:] if not word.startswith("-")), command.place
+
+
 # --- links -------------------------------------------------------------------------------------------------
 
 
