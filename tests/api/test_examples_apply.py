@@ -31,12 +31,7 @@ def test_kubectl_applies_an_example_and_again(manifest: Path, crds: ControlPlane
     assert set(made.split()) == {"1"}
 
 
-def test_the_page_names_reasons_and_fields_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    sources = "".join(path.read_text() for path in (ROOT / "operator").rglob("*.py"))
-    table = PAGE.split("| reason of Stalled | what to do |")[1].split("\n\n")[0]
-    reasons = [word for row in table.splitlines()[2:] for word in re.findall(r"`(\w+)`", row.split("|")[1])]
-    assert len(reasons) > 10
-    assert [word for word in reasons if f'"{word}"' not in sources] == []
+def test_the_page_names_fields_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "StepDPOJob.spec.pod"]) == 0
     assert "nodeSelector" in capsys.readouterr().out
 
