@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import importlib
 import json
 import os
 import signal
 import sys
 from pathlib import Path
 
+from psr_runtime.config import ServeStage
 from psr_runtime.protocol import CONFIG_VARIABLE, PARENT_VARIABLE, ExitCode
 from psr_runtime.stage import run_stage
 from psr_runtime.stages import STAGES
@@ -22,6 +24,10 @@ EXAMPLES = """examples:
 exit codes:
   0 done · 64 configuration wrong · 65 data wrong · 66 input missing · 75 stopped or temporary, run it again
 """
+
+SERVE_MODULE = "psr_runtime.serving.serve"
+BRING_MODULE = "psr_runtime.serving.bring"
+"""Imported when they are asked for, as stages are: what another command needs may be missing here."""
 
 BRING = "Copy psr_runtime, and what it needs of S3, into a folder that another image's Python is pointed to."
 
@@ -52,17 +58,13 @@ def main(arguments: list[str] | None = None) -> int:
     _end_with_parent()
 
     if options.stage == "bring":
-        from psr_runtime.serving.bring import bring_runtime
-
-        bring_runtime(options.folder)
-        return 0
+        importlib.import_module(BRING_MODULE).bring_runtime(options.folder)
+        return ExitCode.DONE
 
     if options.schema:
-        from psr_runtime.config import ServeStage
-
         kind = STAGES[options.stage].config if options.stage in STAGES else ServeStage
         print(json.dumps(kind.model_json_schema(by_alias=True), indent=1))
-        return 0
+        return ExitCode.DONE
     if options.config is not None:
         try:
             document = options.config.read_text()
@@ -76,9 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"no configuration: set {CONFIG_VARIABLE} or give --config FILE", file=sys.stderr)
         return ExitCode.CONFIGURATION_ERROR
     if options.stage == "serve":
-        from psr_runtime.serving.serve import run_server
-
-        return run_server(document, source=source)
+        return int(importlib.import_module(SERVE_MODULE).run_server(document, source=source))
     return run_stage(options.stage, document, source=source)
 
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from typing import Generic, TypeVar
 
+from psr_runtime.config.packages import entry_points, package_of
 from psr_runtime.errors import ConfigurationError
 
 T = TypeVar("T")
@@ -51,7 +51,7 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """Every name that is there, sorted."""
-        return sorted({*self._own, *self._registered, *(item.name for item in self._entry_points())})
+        return sorted({*self._own, *self._registered, *(item.name for item in entry_points(self.group))})
 
     def load(self, name: str) -> T:
         """The implementation of a name.
@@ -65,30 +65,16 @@ class Registry(Generic[T]):
             module, _, attribute = self._own[name].partition(":")
             own: T = getattr(importlib.import_module(module), attribute)
             return own
-        for item in self._entry_points():
+        for item in entry_points(self.group):
             if item.name == name:
                 try:
                     loaded: T = item.load()
                 except (ImportError, AttributeError) as error:
                     raise ConfigurationError(
-                        f"{self.field} {name}: {item.value} of {_distribution(item)} cannot be imported ({error})"
+                        f"{self.field} {name}: {item.value} of {package_of(item)} cannot be imported ({error})"
                     ) from error
                 return loaded
         raise ConfigurationError(
             f"{self.field}: nobody brings {name!r}; there are {', '.join(self.names())}. A package brings one by an "
             f"entry point in the group {self.group}; in pods it has to be in the image"
         )
-
-    def version(self, name: str) -> str | None:
-        """Package and version of an implementation that somebody else brings; None for our own."""
-        if name in self._own or name in self._registered:
-            return None
-        return next((_distribution(item) for item in self._entry_points() if item.name == name), None)
-
-    def _entry_points(self) -> list[metadata.EntryPoint]:
-        return sorted(metadata.entry_points(group=self.group), key=lambda item: (item.name, item.value))
-
-
-def _distribution(item: metadata.EntryPoint) -> str:
-    found = item.dist
-    return f"{found.name} {found.version}" if found is not None else item.value

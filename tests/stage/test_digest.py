@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 from collections.abc import Iterator
 from functools import cache
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from psr_runtime.artefacts.manifest import digest_of_input
-from psr_runtime.config import MARK, StageConfig, input_uris, stage_digest
+from psr_runtime.config import MARK, Schema, StageConfig, input_uris, method, plugin, stage_digest
+from psr_runtime.config.digest import plugin_packages
 from psr_runtime.stages import STAGES
 from psr_runtime.storage import Storage, file_uri
 
@@ -177,6 +179,54 @@ def test_a_digest_does_not_change_between_releases() -> None:
 
 
 EXPECTED = "sha256:0c756a78a16d3b05556f5a92393e01e6a95b4da2aee5d844b315f9ea12d437bf"
+
+
+# --- fields that came later, and names of plug-ins ---------------------------------------------------------
+
+
+class BeforeConfig(StageConfig):
+    width: int = method(1)
+
+
+class JudgeChoice(Schema):
+    strategy: str = plugin("Ours", group="psr.test", own=["Ours", "Other"], description="How verdicts are had.")
+
+
+class AfterConfig(BeforeConfig):
+    depth: int = method(2, later=True)
+    judge: JudgeChoice = method(JudgeChoice(), later=True)
+
+
+def after(**values: Any) -> str:
+    return stage_digest("toy", 1, AfterConfig.model_validate({"output": "file:///out"} | values), {})
+
+
+def install(folder: Path, version: str) -> None:
+    """A package on the path that brings the plug-in `Toy`."""
+    (folder / "toys.dist-info").mkdir(exist_ok=True)
+    (folder / "toys.dist-info/METADATA").write_text(f"Metadata-Version: 2.1\nName: toys\nVersion: {version}\n")
+    (folder / "toys.dist-info/entry_points.txt").write_text("[psr.test]\nToy = toys:Toy\nOurs = toys:Ours\n")
+    importlib.invalidate_caches()
+
+
+def test_a_later_field_counts_only_where_it_differs_from_its_default() -> None:
+    before = stage_digest("toy", 1, BeforeConfig(output="file:///out"), {})
+    assert after() == after(depth=2, judge={"strategy": "Ours"}) == before
+    digests = {after(depth=3), after(judge={"strategy": "Other"}), after(depth=3, judge={"strategy": "Other"})}
+    assert len(digests | {before}) == 4
+
+
+def test_the_version_of_a_package_that_brings_a_plug_in_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, in_process = after(), after(judge={"strategy": "Toy"})
+    monkeypatch.syspath_prepend(tmp_path)
+    install(tmp_path, "1.0")
+    first = after(judge={"strategy": "Toy"})
+    install(tmp_path, "1.1")
+    assert len({ours, in_process, first, after(judge={"strategy": "Toy"})}) == 4
+    assert after() == ours, "a name of ours is ours, whatever else has it"
+    assert plugin_packages(AfterConfig(output="file:///out", judge=JudgeChoice(strategy="Toy"))) == {
+        "judge.strategy": "toys 1.1"
+    }
 
 
 def test_moved_inputs_have_the_same_digest_and_changed_ones_another(tmp_path: Path) -> None:
