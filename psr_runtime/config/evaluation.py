@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from psr_runtime.config.fields import MANY, Schema, Uri, input_uri, method, operation
+from psr_runtime.config.fields import MANY, PluginName, Schema, Uri, input_uri, method, operation, plugin
 from psr_runtime.config.model import ModelSource, Prompts
 from psr_runtime.config.serving import Endpoint
 from psr_runtime.config.storage import StageConfig
@@ -11,6 +11,19 @@ from psr_runtime.config.storage import StageConfig
 class EvaluationConfig(Schema):
     """Greedy, zero-shot accuracy on a problem file. Paper §4."""
 
+    benchmark: PluginName = plugin(
+        "Custom",
+        group="psr.benchmarks",
+        own=("Custom",),
+        description="How the problem file is read and what is asked. Custom: JSON lines of problem and answer, asked "
+        "by the solver prompt. Packages bring others.",
+    )
+    grader: PluginName = plugin(
+        "MathVerify",
+        group="psr.graders",
+        own=("MathVerify",),
+        description="Who compares answers. MathVerify: the last box, by that library. Packages bring others.",
+    )
     max_tokens: int = method(2048, ge=1, le=32768, description="New tokens per answer. Ours, as Qwen2.5-Math.")
     limit: int | None = method(None, ge=1, le=MANY, description="Only the first problems of the file. Unset: all.")
     grading_seconds: int = operation(10, ge=1, le=600, description="Time limit of grading one answer.")

@@ -10,7 +10,7 @@ marked by the function that declares it:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -23,7 +23,7 @@ MARK = "x-psr-field"
 """Key in a field's JSON schema that holds `method`, `input` or `operation`."""
 
 LATER = "x-psr-later"
-"""Key in a field's JSON schema: not part of the digest while it has its default."""
+"""Key in a field's JSON schema: neither part of the digest nor written out while it has its default."""
 
 PLUGIN = "x-psr-plugin"
 """Key in a field's JSON schema that holds the entry-point group and our own names."""
@@ -33,24 +33,30 @@ def method(default: Any = ..., *, later: bool = False, **kwargs: Any) -> Any:
     """Declare a field that decides what is computed: immutable, part of the digest.
 
     Args:
-        later: the field came after results that are still good: it is part of the digest only where it differs from
-            its default.
+        later: the field came after results that are still good, and after images that do not know it: while it has
+            its default it is not part of the digest and not written out.
     """
-    extra: dict[str, Any] = {MARK: "method", **({LATER: True} if later else {})}
-    return Field(default, json_schema_extra=extra, **kwargs)
+    if later:
+        return Field(default, json_schema_extra={MARK: "method", LATER: True}, exclude_if=_equals(default), **kwargs)
+    return Field(default, json_schema_extra={MARK: "method"}, **kwargs)
 
 
 def plugin(default: str, *, group: str, own: Sequence[str], description: str) -> Any:
     """Declare a method field that names an implementation: one of ours, or one that another package brings.
 
-    While it has its default it is not part of the digest, so results from before the field was there stay valid.
+    While it has its default it is not part of the digest and not written out (`method`, later), so results from before
+    the field was there stay valid, and images from then can read the rest.
 
     Args:
         group: entry-point group, `psr.judges` say (`psr_runtime.plugins`).
         own: names that are ours; any other one's package and version are part of the digest.
     """
     extra: dict[str, Any] = {MARK: "method", LATER: True, PLUGIN: {"group": group, "own": sorted(own)}}
-    return Field(default, json_schema_extra=extra, description=description)
+    return Field(default, json_schema_extra=extra, exclude_if=_equals(default), description=description)
+
+
+def _equals(default: Any) -> Callable[[Any], bool]:
+    return lambda value: value == default
 
 
 def input_uri(default: Any = ..., **kwargs: Any) -> Any:
@@ -77,8 +83,21 @@ class Schema(BaseModel):
     )
 
     def to_json(self) -> dict[str, Any]:
-        """The object as JSON values under its camelCase names, unset optionals left out."""
+        """The object as JSON values under its camelCase names; unset optionals and later defaults are left out."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+    def to_whole_json(self) -> dict[str, Any]:
+        """`to_json` with the fields that came later and have their defaults: what an apiserver stores."""
+        document = self.to_json()
+        for name, field in type(self).model_fields.items():
+            alias, value = field.alias or name, getattr(self, name)
+            if isinstance(value, Schema):
+                document[alias] = value.to_whole_json()
+            elif isinstance(value, list) and any(isinstance(item, Schema) for item in value):
+                document[alias] = [item.to_whole_json() if isinstance(item, Schema) else item for item in value]
+            elif isinstance(field.json_schema_extra, dict) and LATER in field.json_schema_extra and value is not None:
+                document[alias] = value
+        return document
 
 
 URI = r"^(file:///|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/).+$"

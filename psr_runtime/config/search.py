@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from psr_runtime.config.fields import MANY, Schema, Uri, input_uri, method, operation
+from psr_runtime.config.fields import MANY, PluginName, Schema, Uri, input_uri, method, operation, plugin
 from psr_runtime.config.model import ModelSource, Prompts
 from psr_runtime.config.serving import Endpoint
 from psr_runtime.config.storage import StageConfig
@@ -15,6 +15,12 @@ from psr_runtime.config.storage import StageConfig
 class JudgeConfig(Schema):
     """Self-judging of candidate steps. Paper §3.3; orders, decoding and unusable verdicts are ours."""
 
+    strategy: PluginName = plugin(
+        "Pairwise",
+        group="psr.judges",
+        own=("Pairwise",),
+        description="Who judges. Pairwise: the policy compares candidates in pairs, paper §3.3. Packages bring others.",
+    )
     orders: Literal["Both", "Single"] = method(
         "Both",
         description="Both: O(i, j) is the call with i in slot A, all w(w-1) ordered pairs are asked. "
@@ -33,6 +39,13 @@ class JudgeConfig(Schema):
 class SearchConfig(Schema):
     """Step search with self-judging: candidates, scores, roll-back. Paper §3.3."""
 
+    strategy: PluginName = plugin(
+        "StepSearch",
+        group="psr.search",
+        own=("StepSearch",),
+        description="How a problem is searched. StepSearch: step by step with roll-back, paper §3.3. Packages bring "
+        "others.",
+    )
     width: int = method(6, ge=2, le=64, description="Candidates per step, w. Paper §4.")
     max_iterations: int = method(
         20, ge=1, le=1000, description="Sampled levels per problem, rolled-back ones included (ours). Paper §4."

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from psr_runtime.config.fields import MANY, Schema, Uri, input_uri, method, operation
+from psr_runtime.config.fields import MANY, PluginName, Schema, Uri, input_uri, method, operation, plugin
 from psr_runtime.config.model import ModelSource, Prompts
 from psr_runtime.config.storage import StageConfig
 
@@ -27,6 +27,12 @@ class OptimizerConfig(Schema):
 class TrainingConfig(Schema):
     """What SFT and step-DPO share."""
 
+    strategy: PluginName = plugin(
+        "Single",
+        group="psr.training",
+        own=("Single",),
+        description="How processes share the work. Single: one process on one device. Packages bring others.",
+    )
     optimizer: OptimizerConfig = method(OptimizerConfig(), description="Optimizer and schedule.")
     max_length: int = method(4096, ge=8, le=1_048_576, description="Tokens of one sequence. Longer: error. Ours.")
     precision: Literal["bfloat16", "float32"] = method(
@@ -58,6 +64,13 @@ class SFTConfig(TrainingConfig):
 class StepDPOConfig(TrainingConfig):
     """Step-wise DPO M(i) -> M(i+1). Paper §3.4, eqs. 6-8."""
 
+    layout: PluginName = plugin(
+        "Pairs",
+        group="psr.layouts",
+        own=("Pairs",),
+        description="How pairs become token sequences. Pairs: two sequences a pair, each with the whole prompt. "
+        "Packages bring others.",
+    )
     beta: float = method(0.1, gt=0, le=100, description="Deviation from the reference, eq. 6-7. Ours.")
     nll_weight: float = method(
         0.0, ge=0, le=100, description="Weight of -log pi(chosen)/|chosen|, averaged over pairs. Ours, off."

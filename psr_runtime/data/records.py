@@ -121,6 +121,10 @@ class Verdict(Record):
     text: str
 
 
+Score = int | float
+"""Score_l,i of a candidate, paper eq. 2. Whole numbers stay whole in a file: wins are counted."""
+
+
 class Level(Record):
     """One sampled level of a problem's search, finished: what was sampled, judged and decided.
 
@@ -131,7 +135,7 @@ class Level(Record):
         path_digest: digest of the path that the candidates continue.
         candidates: in shuffled order.
         distinct: for each candidate the index of its text among the distinct usable ones, None where it has a fault.
-        scores: Score_l,i of each candidate (paper eq. 2), None where it has a fault.
+        scores: of each candidate, by its judge; None where it has a fault.
         decision: what was done.
         best, worst: indices into `candidates`.
     """
@@ -144,7 +148,7 @@ class Level(Record):
     candidates: list[Candidate]
     distinct: list[int | None]
     verdicts: list[Verdict]
-    scores: list[int | None]
+    scores: list[Score | None]
     decision: Literal["Keep", "Accept", "RollBack", "End"]
     reason: str
     best: int | None = None
@@ -194,7 +198,7 @@ class Pair(Record):
     rejected_ids: list[int]
     chosen_ended: Ended
     rejected_ended: Ended
-    scores: list[int]
+    scores: list[Score]
     multiplicity: list[int]
     no_verdict: int
     model_digest: str

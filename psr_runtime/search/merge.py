@@ -14,7 +14,8 @@ from psr_runtime.config import MergeStage
 from psr_runtime.data.reading import parse_records
 from psr_runtime.data.records import PAIRS, Pair, Tree
 from psr_runtime.errors import DataError
-from psr_runtime.search.stage import statistics, write_set
+from psr_runtime.search.pairs import TREES, write_set
+from psr_runtime.search.statistics import statistics
 from psr_runtime.stage import Outcome, StageContext
 
 R = TypeVar("R", bound=BaseModel)
@@ -34,7 +35,7 @@ def run(config: MergeStage, context: StageContext) -> Outcome:
     pairs: list[Pair] = []
     for index, uri in enumerate(config.parts):
         folder = fetch(context.storage, uri, context.scratch / f"shard-{index}")
-        trees.append(_read(folder, "trees.jsonl", Tree))
+        trees.append(_read(folder, TREES, Tree))
         pairs += _read(folder, PAIRS, Pair)
         context.progress.advance()
     ordered = [tree for row in zip_longest(*trees) for tree in row if tree is not None]
@@ -51,11 +52,9 @@ def run(config: MergeStage, context: StageContext) -> Outcome:
 
 def _check_same_search(config: MergeStage, manifests: list[Manifest]) -> None:
     for index, (uri, manifest) in enumerate(zip(config.parts, manifests, strict=True)):
-        found = manifest.configuration
-        if found["shards"] != len(manifests) or found["shard"] != index:
-            raise DataError(
-                f"{uri}: is shard {found['shard']} of {found['shards']}, expected {index} of {len(manifests)}"
-            )
+        shard, shards = manifest.configuration["shard"], manifest.configuration["shards"]
+        if shards != len(manifests) or shard != index:
+            raise DataError(f"{uri}: is shard {shard} of {shards}, expected {index} of {len(manifests)}")
         if manifest.metadata["search"] != manifests[0].metadata["search"]:
             raise DataError(f"{uri}: made by another search than {config.parts[0]}; search again")
 

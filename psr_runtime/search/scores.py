@@ -1,12 +1,14 @@
-"""Scores of candidates from verdicts (paper eq. 2): pure counting."""
+"""Scores of candidates (paper eqs. 2-4): wins counted from verdicts, the best and the worst. Pure."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
-from psr_runtime.data.records import Verdict
+from psr_runtime.data.records import Score, Verdict
+from psr_runtime.errors import ConfigurationError
 
 
 def distinct_texts(texts: Sequence[str | None]) -> list[int | None]:
@@ -24,32 +26,50 @@ def comparisons(distinct: int, orders: Literal["Both", "Single"]) -> list[tuple[
     return [(a, b) for a in range(distinct) for b in range(distinct) if (a != b if orders == "Both" else a < b)]
 
 
-def score(
-    distinct: Sequence[int | None], verdicts: Sequence[Verdict], orders: Literal["Both", "Single"]
-) -> list[int | None]:
-    """Score_l,i of each candidate: the others that it beats. Paper eq. 2.
+def wins(multiplicity: Sequence[int], verdicts: Sequence[Verdict], orders: Literal["Both", "Single"]) -> list[int]:
+    """Score_l,i of each distinct text: the candidates that it beats. Paper eq. 2.
 
     Equal texts do not beat each other; a comparison of two texts counts once for every candidate that has them.
 
     Args:
-        distinct: as `distinct_texts` gives it.
+        multiplicity: how many candidates have each distinct text.
         verdicts: one for each comparison asked.
         orders: Both: O(i, j) = 1 iff the call with i in slot A says A. Single: the one call decides both directions.
 
     Returns:
-        Whole numbers from 0 to w - 1; None for candidates that cannot be used.
+        Whole numbers from 0 to w - 1.
     """
-    multiplicity = Counter(index for index in distinct if index is not None)
-    wins: Counter[int] = Counter()
+    counted = [0] * len(multiplicity)
     for verdict in verdicts:
         if verdict.choice == "A":
-            wins[verdict.a] += multiplicity[verdict.b]
+            counted[verdict.a] += multiplicity[verdict.b]
         elif verdict.choice == "B" and orders == "Single":
-            wins[verdict.b] += multiplicity[verdict.a]
-    return [None if index is None else wins[index] for index in distinct]
+            counted[verdict.b] += multiplicity[verdict.a]
+    return counted
 
 
-def best_and_worst(scores: Sequence[int | None]) -> tuple[int, int] | None:
+def multiplicities(distinct: Sequence[int | None]) -> list[int]:
+    """How many candidates have each distinct text, in the order of the indices that `distinct_texts` gives."""
+    counted = Counter(index for index in distinct if index is not None)
+    return [counted[index] for index in sorted(counted)]
+
+
+def by_candidate(distinct: Sequence[int | None], scores: Sequence[Score]) -> list[Score | None]:
+    """The score of each candidate from those of the distinct texts; None for candidates that cannot be used.
+
+    Raises:
+        ConfigurationError: the judge did not give one finite number for each text.
+    """
+    texts = len(set(distinct) - {None})
+    if len(scores) != texts or not all(math.isfinite(score) for score in scores):
+        raise ConfigurationError(
+            f"judge.strategy: the judge gave the scores {list(scores)} for {texts} texts; it must give one finite "
+            "number for each"
+        )
+    return [None if index is None else scores[index] for index in distinct]
+
+
+def best_and_worst(scores: Sequence[Score | None]) -> tuple[int, int] | None:
     """Indices of the best and the worst candidate (paper eqs. 3-4), ties to the lowest index.
 
     Returns:

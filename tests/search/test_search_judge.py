@@ -16,7 +16,10 @@ from psr_runtime.engine import seed_of
 from psr_runtime.errors import ConfigurationError
 from psr_runtime.prompts.templates import Templates
 from psr_runtime.prompts.tokens import Tokenizer
-from psr_runtime.search.judge import Judge
+from psr_runtime.search.judges import Assessment, CandidateSet, JudgeSetup
+from psr_runtime.search.judges.controls import CONTROLS, Inverted
+from psr_runtime.search.judges.pairwise import Pairwise
+from psr_runtime.search.scores import wins
 from tests.search.language import PROMPTS, encode
 from tests.search.standin import StandIn
 
@@ -24,13 +27,19 @@ PROBLEM = "How much is 2 + 1 + 1?"
 TEXTS = ["Step 1: 2 + 1 = 3.", "Step 1: 2 + 1 = 4.", "Step 1: 2 + 1 = 5."]
 
 
+def candidate_set(texts: list[str]) -> CandidateSet:
+    return CandidateSet("q0", PROBLEM, [], texts, [1] * len(texts), level=1, attempt=0)
+
+
 def judged(
     words: Tokenizer, config: JudgeConfig, texts: list[str] = TEXTS, *, context: int = 512, seeded: bool = True
 ) -> tuple[StandIn, list[Verdict], int]:
     engine = StandIn(context=context)
-    judge = Judge(engine, words, Templates.of(Prompts(**PROMPTS)), config, context, seeded, (7, 1))
-    verdicts, tokens = asyncio.run(judge.compare("q0", PROBLEM, [], texts, 1, 0))
-    return engine, verdicts, tokens
+    setup = JudgeSetup(engine, words, Templates.of(Prompts(**PROMPTS)), config, context, seeded, (7, 1))
+    judge = CONTROLS[config.control](Pairwise(setup), setup)
+    assessment = asyncio.run(judge.assess(candidate_set(texts)))
+    assert assessment.scores == wins([1] * len(texts), assessment.verdicts, config.orders)
+    return engine, list(assessment.verdicts), assessment.tokens
 
 
 def test_the_prompt_is_the_one_that_judging_is_learned_from(words: Tokenizer) -> None:
@@ -88,6 +97,16 @@ def test_a_random_judge_asks_nobody_and_is_a_fair_and_repeatable_coin(words: Tok
     assert set(counts) == {"A", "B"}
     assert 140 <= counts["A"] <= 240  # of 380; four standard deviations are 39
     assert judged(words, JudgeConfig(control="Random"), many)[1] == verdicts
+
+
+def test_a_judge_that_scores_steps_one_by_one_is_inverted_too(words: Tokenizer) -> None:
+    class Lengths:
+        async def assess(self, candidates: CandidateSet) -> Assessment:
+            return Assessment([len(text) / 2 for text in candidates.texts], tokens=3)
+
+    setup = JudgeSetup(StandIn(), words, Templates.of(Prompts(**PROMPTS)), JudgeConfig(), 512, True, (7, 1))
+    assessment = asyncio.run(Inverted(Lengths(), setup).assess(candidate_set(["a", "bcd"])))
+    assert assessment == Assessment([-0.5, -1.5], tokens=3)
 
 
 # --- seeds and templates

@@ -12,8 +12,9 @@ from psr_runtime.data.records import Candidate, Level, SearchProblem
 from psr_runtime.engine import Completion
 from psr_runtime.errors import DataError
 from psr_runtime.prompts.tokens import Tokenizer
-from psr_runtime.search.stage import load_problems
-from psr_runtime.search.step_search import Position, decide, read_candidate
+from psr_runtime.search.candidates import read_candidate
+from psr_runtime.search.problems import load_problems
+from psr_runtime.search.strategies.step_search import Position, decide
 from psr_runtime.storage import Storage, file_uri
 from tests.search.language import encode
 
@@ -56,10 +57,10 @@ def test_a_completion_as_a_candidate(
 ) -> None:
     """Ids are those sampled, cut where the next step begins; nothing is ever put behind them."""
     ids = encode(sampled)
-    found = read_candidate(Completion(ids, finish), words, 2, context_full=False)
-    assert (found.ids, found.ended, found.final, found.fault) == (encode(kept), ended, final, fault)
-    assert found.ids == ids[: len(found.ids)]
-    assert found.text == kept.replace("<end>", "").rstrip()
+    read = read_candidate(Completion(ids, finish), words, 2, context_full=False)
+    assert (read.ids, read.ended, read.final, read.fault) == (encode(kept), ended, final, fault)
+    assert read.ids == ids[: len(read.ids)]
+    assert read.text == kept.replace("<end>", "").rstrip()
 
 
 def test_a_step_cut_off_by_the_context_is_told_from_one_that_is_too_long(words: Tokenizer) -> None:

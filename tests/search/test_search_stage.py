@@ -17,7 +17,7 @@ from psr_runtime.data.reading import read_records
 from psr_runtime.data.records import Level, Pair, SearchProblem, Tree
 from psr_runtime.errors import DataError
 from psr_runtime.prompts.tokens import Tokenizer
-from psr_runtime.search.stage import round_problems
+from psr_runtime.search.problems import round_problems
 from psr_runtime.stage import run_stage
 from psr_runtime.storage import Storage, file_uri
 from tests.search.following import assert_pairs_follow, assert_prompts_follow, seeds_of

@@ -308,7 +308,7 @@ def _without_null(node: JSONSchema) -> JSONSchema:
 
 def _default(field: FieldInfo) -> Any:
     """A default; of a model all of it, as rules are checked on a default before the apiserver fills in the rest."""
-    return field.default.to_json() if isinstance(field.default, Schema) else field.default
+    return field.default.to_whole_json() if isinstance(field.default, Schema) else field.default
 
 
 def _immutable(name: str, path: str, schema: JSONSchema, *, present: bool) -> list[JSONSchema]:

@@ -1,6 +1,6 @@
-"""Step search with self-judging: one problem's loop (paper §3.3, §4).
+"""Step search with self-judging: one problem's loop (paper §3.3, §4), and `search.strategy` StepSearch.
 
-A level samples w candidates for the next step, judges them pairwise and decides: keep the best, accept a unanimous
+A level samples w candidates for the next step, has them judged and decides: keep the best, accept a unanimous
 one, roll back, or end. Where the search stands follows from its finished levels alone (`Position`), so a log of them
 is all that resuming needs.
 """
@@ -10,154 +10,110 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from psr_runtime.config import SearchConfig
-from psr_runtime.data.records import Candidate, Level, SearchProblem, Tree
-from psr_runtime.engine import Completion, Engine, Sampling, seed_of
+from psr_runtime.data.records import Candidate, Level, Score, SearchProblem, Tree
+from psr_runtime.engine import Sampling, seed_of
 from psr_runtime.errors import DataError
-from psr_runtime.prompts.grammar import cut_at_next_step, header, is_final
-from psr_runtime.prompts.tokens import Tokenizer
-from psr_runtime.search.judge import Judge
-from psr_runtime.search.scores import best_and_worst, distinct_texts, score
+from psr_runtime.prompts.grammar import header
+from psr_runtime.search.candidates import read_candidate
+from psr_runtime.search.judges import CandidateSet
+from psr_runtime.search.scores import best_and_worst, by_candidate, distinct_texts, multiplicities
+from psr_runtime.search.strategies import Log, SearchSetup
 
 Outcome = Literal["Solved", "RollbackLimit", "IterationLimit", "ContextFull"]
 
 
 @dataclass(frozen=True)
 class StepSearch:
-    """What the searches of all problems share.
+    """Samples, judges and decides level after level of one problem."""
 
-    Attributes:
-        context: tokens that a prompt and its completion may have together.
-        seed: prefix of every seed: run seed and iteration.
-    """
+    setup: SearchSetup
 
-    engine: Engine
-    tokenizer: Tokenizer
-    judge: Judge
-    config: SearchConfig
-    context: int
-    seed: tuple[int, int]
-
-    async def run(
-        self,
-        problem: SearchProblem,
-        prompt_ids: list[int],
-        done: Sequence[Level],
-        log: Callable[[Level], Awaitable[None]],
-    ) -> Tree:
-        """Search one problem to its end.
-
-        Args:
-            problem: id and text.
-            prompt_ids: ids of the solver prompt; the prompt of level l is these and the kept ids.
-            done: finished levels of an earlier attempt; none of their calls is repeated.
-            log: stores a finished level; the search goes on once it returns.
-        """
-        levels = list(done)
-        position = Position.after(levels, self.config)
+    async def search(self, problem: SearchProblem, prompt_ids: list[int], finished: Sequence[Level], log: Log) -> Tree:
+        """See `SearchStrategy.search`."""
+        levels = list(finished)
+        position = Position.after(levels, self.setup.config)
         while position.outcome is None:
-            level = await self.sample(problem, prompt_ids, position)
+            level = await self._sample(problem, prompt_ids, position)
             await log(level)
             levels.append(level)
-            position = Position.after(levels, self.config)
+            position = Position.after(levels, self.setup.config)
         kept = [step.number for step in position.path]
         return Tree(problem_id=problem.id, problem=problem.problem, levels=levels, kept=kept, outcome=position.outcome)
 
-    async def sample(self, problem: SearchProblem, prompt_ids: list[int], position: Position) -> Level:
+    async def _sample(self, problem: SearchProblem, prompt_ids: list[int], position: Position) -> Level:
         """Sample, judge and decide one level."""
         number, attempt = position.level, position.attempt
-        seed = (*self.seed, problem.id, number, attempt)
-        candidates = await self._candidates(problem.id, prompt_ids + position.ids, number, seed)
-        sampled = sum(tokens for _, tokens in candidates)
-        kept = [candidate for candidate, _ in candidates]
-        random.Random(seed_of(*seed, "shuffle")).shuffle(kept)
+        seed = (*self.setup.seed, problem.id, number, attempt)
+        sampled = await self._candidates(problem.id, prompt_ids + position.ids, number, seed)
+        candidates = [candidate for candidate, _ in sampled]
+        random.Random(seed_of(*seed, "shuffle")).shuffle(candidates)
 
-        distinct = distinct_texts([None if item.fault else item.text for item in kept])
-        texts = list(dict.fromkeys(item.text for item in kept if not item.fault))
-        verdicts, judged = await self.judge.compare(problem.id, problem.problem, position.texts, texts, number, attempt)
-        scores = score(distinct, verdicts, self.judge.config.orders)
-        decision, reason, best, worst = decide(kept, scores, len(texts), position.ties, self.config)
+        distinct = distinct_texts([None if item.fault else item.text for item in candidates])
+        texts = list(dict.fromkeys(item.text for item in candidates if not item.fault))
+        assessment = await self.setup.judge.assess(
+            CandidateSet(
+                problem_id=problem.id,
+                problem=problem.problem,
+                steps=position.texts,
+                texts=texts,
+                multiplicity=multiplicities(distinct),
+                level=number,
+                attempt=attempt,
+            )
+        )
+        scores = by_candidate(distinct, assessment.scores)
+        decision, reason, best, worst = decide(candidates, scores, len(texts), position.ties, self.setup.config)
         return Level(
             problem_id=problem.id,
             number=position.count,
             level=number,
             attempt=attempt,
             path_digest=position.digest,
-            candidates=kept,
+            candidates=candidates,
             distinct=distinct,
-            verdicts=verdicts,
+            verdicts=list(assessment.verdicts),
             scores=scores,
             decision=decision,
             reason=reason,
             best=best,
             worst=worst,
-            candidate_tokens=sampled,
-            judge_tokens=judged,
+            candidate_tokens=sum(tokens for _, tokens in sampled),
+            judge_tokens=assessment.tokens,
         )
 
     async def _candidates(
         self, problem_id: str, prompt: list[int], level: int, seed: tuple[str | int, ...]
     ) -> list[tuple[Candidate, int]]:
         """w candidates from one request, each with the tokens it took; none where the context is full."""
-        room = self.context - len(prompt)
+        config = self.setup.config
+        room = self.setup.context - len(prompt)
         if room < 1:
             return []
-        clamped = min(self.config.max_step_tokens, room)
+        clamped = min(config.max_step_tokens, room)
         sampling = Sampling(
             max_tokens=clamped,
-            temperature=self.config.temperature,
-            top_p=self.config.top_p,
-            n=self.config.width,
-            seed=seed_of(*seed, "candidates") if self.config.seeded_requests else None,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            n=config.width,
+            seed=seed_of(*seed, "candidates") if config.seeded_requests else None,
             stop=("\n" + header(level + 1),),
-            stop_token_ids=tuple(self.tokenizer.eos_ids),
+            stop_token_ids=tuple(self.setup.tokenizer.eos_ids),
         )
-        completions = await self.engine.complete(prompt, sampling, purpose="candidates", affinity=problem_id)
-        full = clamped < self.config.max_step_tokens
+        completions = await self.setup.engine.complete(prompt, sampling, purpose="candidates", affinity=problem_id)
+        full = clamped < config.max_step_tokens
         return [
-            (read_candidate(item, self.tokenizer, level, context_full=full), len(item.token_ids))
+            (read_candidate(item, self.setup.tokenizer, level, context_full=full), len(item.token_ids))
             for item in completions
         ]
 
 
-def read_candidate(completion: Completion, tokenizer: Tokenizer, level: int, *, context_full: bool) -> Candidate:
-    """A completion as a candidate for step `level`: cut where the next step begins, nothing appended.
-
-    Args:
-        context_full: whether the completion's limit was what the context had left.
-    """
-    ids = completion.token_ids
-    ended: Literal["stop", "eos", "length"] = "length" if completion.finish_reason == "length" else "stop"
-    fault: Literal["Malformed", "Truncated", "ContextFull"] | None = None
-    if ids and ids[-1] in tokenizer.eos_ids:
-        ended = "eos"
-    elif ended == "length":
-        fault = "ContextFull" if context_full else "Truncated"
-    else:
-        cut = cut_at_next_step(ids, tokenizer.decode, level)
-        if cut is None:
-            fault = "Malformed"
-        else:
-            ids = ids[:cut]
-    text = tokenizer.decode(ids).rstrip()
-    if fault is None and not _is_step(text, level):
-        fault = "Malformed"
-    final = fault is None and (ended == "eos" or is_final(text))
-    return Candidate(ids=list(ids), text=text, ended=ended, final=final, fault=fault)
-
-
-def _is_step(text: str, level: int) -> bool:
-    """Whether a text is step `level` and nothing else: its header, something after it, and no later step."""
-    start = header(level)
-    return text.startswith(start) and len(text) > len(start) and "\n" + header(level + 1) not in text
-
-
 def decide(
-    candidates: Sequence[Candidate], scores: Sequence[int | None], distinct: int, ties: int, config: SearchConfig
+    candidates: Sequence[Candidate], scores: Sequence[Score | None], distinct: int, ties: int, config: SearchConfig
 ) -> tuple[Literal["Keep", "Accept", "RollBack", "End"], str, int | None, int | None]:
     """What a judged level leads to. Paper eqs. 3-5, 8.7.
 
