@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any
 
 from psr_operator.api.common import Condition, Resource
+from psr_operator.reasons import AnyReason, Reason
 
 MESSAGE_LENGTH = 1000
 
@@ -28,10 +29,10 @@ TYPES = ("Ready", "Reconciling", "Stalled", "Suspended")
 
 @dataclass(frozen=True)
 class Summary:
-    """How an object stands: a row of the table with reason (CamelCase) and message (a sentence)."""
+    """The state of an object in short: a row of the table with reason and message (a sentence)."""
 
     state: State
-    reason: str
+    reason: AnyReason
     message: str = ""
 
 
@@ -47,18 +48,18 @@ class Transition:
     kind: str
     name: str
     warning: bool
-    reason: str
+    reason: AnyReason
     message: str
     eventful: bool = True
 
 
 def status_fields(summary: Summary, resource: Resource, now: datetime) -> dict[str, Any]:
-    """The fields of a status in which an object stands as given: conditions, observedGeneration, reason."""
+    """The fields of a status that say a summary: conditions, observedGeneration, reason."""
     generation = resource.metadata.generation
     return {
         "conditions": conditions(summary, resource.status.conditions, generation, now),
         "observed_generation": generation,
-        "reason": summary.reason,
+        "reason": str(summary.reason),
     }
 
 
@@ -70,26 +71,26 @@ def conditions(summary: Summary, before: Sequence[Condition], generation: int, n
         generation: generation of the spec that was looked at.
         now: aware time.
     """
-    found = []
+    rows = []
     earlier: dict[str, Condition] = {item.type: item for item in before}
     for kind, status in zip(TYPES, summary.state.value, strict=True):
         if status is None:
             continue
         old = earlier.get(kind)
         since = old.last_transition_time if old is not None and old.status == status else _rfc3339(now)
-        found.append(
+        rows.append(
             Condition.model_validate(
                 {
                     "type": kind,
                     "status": status,
-                    "reason": summary.reason,
+                    "reason": str(summary.reason),
                     "message": summary.message[:MESSAGE_LENGTH],
                     "observedGeneration": generation,
                     "lastTransitionTime": since,
                 }
             )
         )
-    return found
+    return rows
 
 
 def transition(resource: Resource, summary: Summary) -> Transition | None:
@@ -100,7 +101,7 @@ def transition(resource: Resource, summary: Summary) -> Transition | None:
     wanted = {kind: status for kind, status in zip(TYPES, summary.state.value, strict=True) if status is not None}
     if ready is not None and ready.reason == summary.reason and stored == wanted:
         return None
-    warning = summary.state is State.FAILED or summary.reason == "Retrying"
+    warning = summary.state is State.FAILED or summary.reason is Reason.RETRYING
     turned = stored != wanted and (bool(stored) or summary.state is not State.WORKING)
     eventful = warning or (turned and not resource.metadata.owner_references)
     return Transition(resource.kind, resource.metadata.name, warning, summary.reason, summary.message, eventful)

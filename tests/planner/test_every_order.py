@@ -10,7 +10,7 @@ import pytest
 from orders import Move, Orders, State
 from world import run_of
 
-from psr_operator.planner import leaves, retention, run, server
+from psr_operator.planner import gpus, retention
 
 RETRIES = {"backoffLimit": 1, "maxDisruptions": 3, "backoffSeconds": 0}
 
@@ -200,27 +200,27 @@ def test_runs_that_are_told_to_let_weights_go_and_to_keep_them() -> None:
 
 def test_a_broken_rule_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training that does not wait for the server to be gone."""
-    monkeypatch.setattr(leaves, "_until_released", lambda *_: None)
+    monkeypatch.setattr(gpus, "until_released", lambda *_: None)
     with pytest.raises(AssertionError, match="want GPUs together"):
         explore(1, gpus=1, sft=False, idle="Release")
 
 
-@pytest.mark.parametrize("rule", ["serving", "_unread"])
+@pytest.mark.parametrize("rule", ["until_unloaded", "_is_unread"])
 def test_a_reader_without_weights_is_found(monkeypatch: pytest.MonkeyPatch, rule: str) -> None:
     """Removals that do not wait for the server to let go, or take a stalled evaluation for one that is done."""
-    monkeypatch.setattr(retention, rule, lambda *_: rule == "_unread" or None)
+    monkeypatch.setattr(retention, rule, lambda *_: rule == "_is_unread" or None)
     with pytest.raises(AssertionError, match="may read weights that were let go"):
         explore(1, gpus=0, sft=True, idle="Keep", retention="Last", failures=1)
 
 
 def test_a_deadlock_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that is never let go."""
-    kept = server.intent
+    kept = gpus.intent
 
-    def never(*arguments: Any, **named: Any) -> server.Intent | None:
+    def never(*arguments: Any, **named: Any) -> gpus.Intent | None:
         found = kept(*arguments, **named)
         return replace(found, active=True) if found is not None else None
 
-    monkeypatch.setattr(run, "intent", never)
+    monkeypatch.setattr(gpus, "intent", never)
     with pytest.raises(AssertionError, match="nothing moves any more"):
         explore(1, gpus=1, sft=False, idle="Release").check_ends()

@@ -12,6 +12,7 @@ from world import MODEL, STORAGE, World, resource, run_of
 from psr_operator.api.common import Attempts
 from psr_operator.planner import plan
 from psr_operator.planner.types import ExitClass, Observed
+from psr_runtime.protocol import FailureReason
 
 JOB = {"model": MODEL, "pairs": "s3://bucket/pairs", "storage": STORAGE}
 
@@ -104,7 +105,11 @@ LIVES: dict[str, tuple[dict[str, object], list[Step]]] = {
         [
             (
                 "exit 65",
-                _do(lambda world: world.node.fail("it-a1", ExitClass.DATA, "StorageInUse: s3://bucket is taken")),
+                _do(
+                    lambda world: world.node.fail(
+                        "it-a1", ExitClass.DATA, "s3://bucket is taken", reason=FailureReason.STORAGE_IN_USE
+                    )
+                ),
                 ("Stalled", "StorageInUse"),
             )
         ],

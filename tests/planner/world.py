@@ -90,9 +90,17 @@ class ScriptedNode:
         }
         self.workloads[name] = replace(self.workloads[name], phase=Phase.SUCCEEDED, result=result, gone=True)
 
-    def fail(self, name: str, how: ExitClass, message: str = "it broke", *, gone: bool = True) -> None:
+    def fail(
+        self,
+        name: str,
+        how: ExitClass,
+        message: str = "it broke",
+        *,
+        reason: FailureReason | None = None,
+        gone: bool = True,
+    ) -> None:
         self.workloads[name] = replace(
-            self.workloads[name], phase=Phase.FAILED, exit_class=how, message=message, gone=gone
+            self.workloads[name], phase=Phase.FAILED, exit_class=how, message=message, reason=reason, gone=gone
         )
 
     def end(self, name: str) -> None:

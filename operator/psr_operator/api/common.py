@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -81,7 +81,17 @@ class Status(Schema):
 
 
 class Resource(Schema):
-    """Base of all kinds."""
+    """Base of all kinds. What is known of a kind besides its fields stands on its class.
+
+    Attributes:
+        plural: what it is called in the paths of the API.
+        short_name: for kubectl.
+        stages: that its Workloads run, in order; empty for a kind that only makes children.
+    """
+
+    plural: ClassVar[str]
+    short_name: ClassVar[str]
+    stages: ClassVar[tuple[str, ...]] = ()
 
     api_version: ApiVersion = "psr.dev/v1alpha1"
     kind: str

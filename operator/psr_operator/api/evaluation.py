@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from psr_operator.api.common import Resource, Work, WorkStatus
 from psr_operator.api.server import ServerChoice
@@ -17,6 +17,10 @@ class ModelEvaluationSpec(EvaluateMethod, Work):
 
 class ModelEvaluation(Resource):
     """Model → accuracy and predictions."""
+
+    plural: ClassVar = "modelevaluations"
+    short_name: ClassVar = "meval"
+    stages: ClassVar = ("evaluate",)
 
     kind: Literal["ModelEvaluation"] = "ModelEvaluation"
     spec: ModelEvaluationSpec

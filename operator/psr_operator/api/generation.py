@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from psr_operator.api.common import Resource, Work, WorkStatus
 from psr_operator.api.server import ServerChoice
@@ -18,6 +18,10 @@ class PreferenceGenerationSpec(SearchMethod, Work):
 
 class PreferenceGeneration(Resource):
     """M(i) → pairs."""
+
+    plural: ClassVar = "preferencegenerations"
+    short_name: ClassVar = "pgen"
+    stages: ClassVar = ("search", "merge")
 
     kind: Literal["PreferenceGeneration"] = "PreferenceGeneration"
     spec: PreferenceGenerationSpec

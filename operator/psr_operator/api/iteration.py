@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -74,6 +74,9 @@ class SelfRewardIterationStatus(Status):
 
 class SelfRewardIteration(Resource):
     """M(i) → M(i+1)."""
+
+    plural: ClassVar = "selfrewarditerations"
+    short_name: ClassVar = "sri"
 
     kind: Literal["SelfRewardIteration"] = "SelfRewardIteration"
     spec: SelfRewardIterationSpec

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -114,6 +114,10 @@ class SelfRewardRunStatus(WorkStatus):
 
 class SelfRewardRun(Resource):
     """M0 → M1 → … → Mn."""
+
+    plural: ClassVar = "selfrewardruns"
+    short_name: ClassVar = "srr"
+    stages: ClassVar = ("report", "prune")
 
     kind: Literal["SelfRewardRun"] = "SelfRewardRun"
     spec: SelfRewardRunSpec

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -70,6 +70,9 @@ class PolicyServerStatus(Status):
 
 class PolicyServer(Resource):
     """An OpenAI-compatible endpoint for a policy."""
+
+    plural: ClassVar = "policyservers"
+    short_name: ClassVar = "psv"
 
     kind: Literal["PolicyServer"] = "PolicyServer"
     spec: PolicyServerSpec

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from psr_operator.api.common import Resource, TrainingResources, Work, WorkStatus
 from psr_runtime.config import ChildName, SFTMethod, StepDPOMethod, operation
@@ -24,6 +24,10 @@ class SFTJobSpec(SFTMethod, Training):
 class SFTJob(Resource):
     """M0 → M1."""
 
+    plural: ClassVar = "sftjobs"
+    short_name: ClassVar = "sft"
+    stages: ClassVar = ("sft",)
+
     kind: Literal["SFTJob"] = "SFTJob"
     spec: SFTJobSpec
     status: WorkStatus = WorkStatus()
@@ -35,6 +39,10 @@ class StepDPOJobSpec(StepDPOMethod, Training):
 
 class StepDPOJob(Resource):
     """M(i) → M(i+1)."""
+
+    plural: ClassVar = "stepdpojobs"
+    short_name: ClassVar = "sdj"
+    stages: ClassVar = ("step-dpo",)
 
     kind: Literal["StepDPOJob"] = "StepDPOJob"
     spec: StepDPOJobSpec

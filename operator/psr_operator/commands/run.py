@@ -17,10 +17,9 @@ from psr_operator.local.display import Display, models_table
 from psr_operator.local.executor import Executor, WorkFolder
 from psr_operator.local.node import Node
 from psr_operator.local.rehearsal import Rehearsal
-from psr_operator.reasons import Reason
+from psr_operator.reasons import exit_code
 from psr_runtime.artefacts.manifest import digest_of_input, read_manifest
 from psr_runtime.errors import StageError
-from psr_runtime.protocol import ExitCode
 from psr_runtime.storage import Storage, join
 
 NAME = "run"
@@ -32,15 +31,6 @@ EXAMPLES = """\
   psr run -f examples/demo/run.yaml --mount /psr=out/demo/volume
   psr run -f run.yaml --dry-run                 what would be done, in order
 """
-CODES: Mapping[str, ExitCode] = {
-    Reason.CONFIGURATION_ERROR: ExitCode.CONFIGURATION_ERROR,
-    Reason.NOT_SUPPORTED: ExitCode.CONFIGURATION_ERROR,
-    Reason.DATA_ERROR: ExitCode.DATA_ERROR,
-    Reason.STORAGE_IN_USE: ExitCode.DATA_ERROR,
-    Reason.INPUT_MISSING: ExitCode.INPUT_MISSING,
-    Reason.TEMPORARY: ExitCode.TEMPORARY,
-}
-"""The exit code by the reason of a Stalled object; 1 for any other reason."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -148,7 +138,7 @@ def _stalled(executor: Executor) -> int:
         ready = item.status.condition("Ready")
         if item.status.holds("Stalled") and ready is not None:
             print(f"{item.ref} is stalled: {ready.reason}: {ready.message}", file=sys.stderr)
-            code = CODES.get(ready.reason, 1)
+            code = exit_code(ready.reason)
     return code
 
 

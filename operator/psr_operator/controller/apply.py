@@ -28,6 +28,7 @@ from psr_operator.controller.client import Client, Refused
 from psr_operator.controller.facts import DeploymentFacts, JobFacts, deployment_facts, job_facts
 from psr_operator.controller.queue import Key
 from psr_operator.planner.types import Server, Workload
+from psr_operator.reasons import AnyReason, Reason, rejected
 from psr_operator.render import (
     ANNOTATION_MODEL_HASH,
     RenderError,
@@ -57,12 +58,12 @@ class Obstacle(Exception):
     """What is wanted cannot be made, and waiting will not help.
 
     Attributes:
-        reason: CamelCase, for the condition.
+        reason: for the condition.
         collection, body: of the POST that was refused, to be tried again; None where nothing was sent.
     """
 
     def __init__(
-        self, reason: str, message: str, collection: str | None = None, body: Mapping[str, Any] | None = None
+        self, reason: AnyReason, message: str, collection: str | None = None, body: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__(message)
         self.reason = reason
@@ -140,7 +141,7 @@ class Writer:
             except Refused as refused:
                 if refused.passing:
                     raise
-                raise Obstacle("ChildRejected", str(refused)) from refused
+                raise Obstacle(Reason.CHILD_REJECTED, str(refused)) from refused
             self._take(raw)
             generation = int(raw["metadata"].get("generation", 0))
         fresh = self._cache.get(key)
@@ -271,7 +272,7 @@ class Writer:
                 raise _collision(kind, name, collection, body) from refused
             if refused.passing or refused.code == 404:
                 raise
-            raise Obstacle(f"{kind}Rejected", str(refused), collection, body) from refused
+            raise Obstacle(rejected(kind), str(refused), collection, body) from refused
 
     async def still(self, obstacle: Obstacle) -> bool:
         """Whether what was refused would be refused again."""
@@ -296,7 +297,7 @@ class Writer:
                 "namespace": meta.namespace,
                 "uid": meta.uid,
             },
-            "reason": transition.reason,
+            "reason": str(transition.reason),
             "message": transition.message[:1000],
             "type": "Warning" if transition.warning else "Normal",
             "count": 1,
@@ -328,4 +329,4 @@ def _owned(raw: Mapping[str, Any], uid: str) -> bool:
 
 def _collision(kind: str, name: str, collection: str | None = None, body: Mapping[str, Any] | None = None) -> Obstacle:
     message = f"{kind}/{name} exists and belongs to somebody else; remove it, or give this object another name"
-    return Obstacle("NameCollision", message, collection, body)
+    return Obstacle(Reason.NAME_COLLISION, message, collection, body)

@@ -27,6 +27,7 @@ from psr_operator.controller.observe import server_state, workload_states
 from psr_operator.controller.queue import Key, Queue
 from psr_operator.planner import plan
 from psr_operator.planner.types import Observed, Plan, ServerState
+from psr_operator.reasons import Reason
 from psr_operator.render import LABEL_UID
 
 log = logging.getLogger(__name__)
@@ -250,7 +251,7 @@ class Reconciler:
             for fault in error.errors()
         )
         bare = kind.model_construct(kind=key.kind, metadata=_meta(raw), spec=None, status=status)
-        summary = Summary(State.FAILED, "InvalidSpec", f"{faults}; correct it and apply it again")
+        summary = Summary(State.FAILED, Reason.INVALID_SPEC, f"{faults}; correct it and apply it again")
         await self._stand(key, bare, summary)
 
 

@@ -18,16 +18,35 @@ from typing import Any
 
 from psr_operator.local.processes import Child, start
 from psr_operator.planner.types import ExitClass, Phase, Server, ServerState, Workload, WorkloadState
-from psr_runtime.config import ServeStage
-from psr_runtime.protocol import FailureReason
+from psr_runtime.config import ModelOrder, ServeStage
+from psr_runtime.protocol import (
+    KEY_VARIABLE,
+    MODEL_PATH,
+    MOUNTS_VARIABLE,
+    PROGRESS_PATH,
+    PROGRESS_PORT_FILE_VARIABLE,
+    PROGRESS_PORT_VARIABLE,
+    SCRATCH_VARIABLE,
+    STATE_PATH,
+    TERMINATION_VARIABLE,
+    FailureReason,
+    ProgressReport,
+    ServerPhase,
+    ServerReport,
+    TerminationMessage,
+    control_port,
+)
 
 POLL_SECONDS = 1.0
 """Progress of a process is asked for at most this often."""
+ANSWER_BYTES = 65536
+TERMINATION_FILE = "result.json"
+"""Holds the termination message of a process, in its folder."""
 
 
 @dataclass
 class _Running:
-    """A Workload that was started: its processes, one a shard, and what was last heard of them."""
+    """A Workload that was started: its processes, one a shard, and how far they were when last asked."""
 
     workload: Workload
     folder: Path
@@ -73,9 +92,9 @@ class Node:
         shutil.rmtree(scratch, ignore_errors=True)  # what a killed run left; nobody else uses it
         scratch.mkdir(parents=True)
         self._environment = {
-            "PSR_MOUNTS": ",".join(f"{mount}={path}" for mount, path in mounts.items()),
-            "PSR_SCRATCH": str(scratch),
-            "PSR_SERVER_KEY": self._key,
+            MOUNTS_VARIABLE: ",".join(f"{mount}={path}" for mount, path in mounts.items()),
+            SCRATCH_VARIABLE: str(scratch),
+            KEY_VARIABLE: self._key,
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
             # Server and stages share these cores; threads that spin while they wait would starve each other.
@@ -100,9 +119,9 @@ class Node:
             (place / "config.json").write_text(json.dumps(config.to_json(), indent=1))
             environment = {
                 **self._environment,
-                "PSR_TERMINATION_MESSAGE": str(place / "result.json"),
-                "PSR_PROGRESS_PORT": "0",
-                "PSR_PROGRESS_PORT_FILE": str(place / "port"),
+                TERMINATION_VARIABLE: str(place / TERMINATION_FILE),
+                PROGRESS_PORT_VARIABLE: "0",
+                PROGRESS_PORT_FILE_VARIABLE: str(place / "port"),
             }
             command = [self._python, "-m", "psr_runtime", workload.stage, "--config", str(place / "config.json")]
             children.append(start(command, environment, place / "log", self._keep_open))
@@ -137,35 +156,36 @@ class Node:
                 running.stopped and ended is ExitClass.FAILURE
             ):  # asked to end before it could answer by a code of its own
                 ended = ExitClass.TEMPORARY
-            return replace(state, phase=Phase.FAILED, exit_class=ended, message=self._why(running, failed), gone=gone)
+            message, reason = self._failure(running, failed)
+            return replace(state, phase=Phase.FAILED, exit_class=ended, message=message, reason=reason, gone=gone)
         if gone:
-            return replace(state, phase=Phase.SUCCEEDED, result=_read(running.folder / "0" / "result.json"), gone=True)
+            result = _termination_message(running.folder / "0").result
+            return replace(state, phase=Phase.SUCCEEDED, result=result, gone=True)
         self._ask_progress(running)
         return replace(state, progress=running.progress, eta=running.eta)
 
-    def _why(self, running: _Running, index: int) -> str:
+    def _failure(self, running: _Running, index: int) -> tuple[str, FailureReason | None]:
+        """Message and reason of a process that has failed."""
         code = running.children[index].code
-        message = (_read(running.folder / str(index) / "result.json") or {}).get("error")
+        left = _termination_message(running.folder / str(index))
         ended = f"exit code {code}" if code is not None and code >= 0 else f"signal {-(code or 0)}"
         log = running.children[index].log
-        return f"{message} ({ended})" if message else f"{ended}; see {log}"
+        return f"{left.error} ({ended})" if left.error else f"{ended}; see {log}", left.reason
 
     def _ask_progress(self, running: _Running) -> None:
         now = time.monotonic()
         if now - running.asked < POLL_SECONDS:
             return
         running.asked = now
-        done = total = 0.0
-        eta: float | None = None
+        reports = []
         for index in range(len(running.children)):
             with contextlib.suppress(OSError, ValueError):
                 port = int((running.folder / str(index) / "port").read_text())
-                found = _get(f"http://127.0.0.1:{port}/progress")
-                if found.get("total"):
-                    done, total = done + found["done"], total + found["total"]
-                    eta = max(eta or 0.0, found["eta"]) if found.get("eta") is not None else eta
-        if total:
-            running.progress, running.eta = min(1.0, done / total), eta
+                reports.append(ProgressReport.read(_get(f"http://127.0.0.1:{port}{PROGRESS_PATH}")))
+        known = [report for report in reports if report is not None]
+        if known:
+            running.progress = sum(report.fraction for report in known) / len(known)
+            running.eta = max((report.eta for report in known if report.eta is not None), default=None)
 
     # --- servers
 
@@ -200,7 +220,8 @@ class Node:
             )
             (place / "config.json").write_text(json.dumps(config.to_json(), indent=1))
             command = [self._python, "-m", "psr_runtime", "serve", "--config", str(place / "config.json")]
-            children.append(start(command, self._environment, place / "log", self._keep_open))
+            environment = {**self._environment, TERMINATION_VARIABLE: str(place / TERMINATION_FILE)}
+            children.append(start(command, environment, place / "log", self._keep_open))
             ports.append(port)
         self._servers[server.name] = _Serving(server, folder, children, ports)
 
@@ -226,7 +247,8 @@ class Node:
             message = f"replica {index} ended with code {codes[index]}: {serving.children[index].tail(3)}"
             for child in serving.children:
                 child.stop()
-            reason = FailureReason.of_code(codes[index] or 0)
+            left = _termination_message(serving.folder / str(index))
+            reason = left.reason or FailureReason.of_code(codes[index] or 0)
             return ServerState(name, message=message, failed=True, reason=reason, gone=gone)
         now = time.monotonic()
         if now - serving.asked >= POLL_SECONDS / 2:
@@ -237,29 +259,32 @@ class Node:
     def _ask_server(self, serving: _Serving) -> ServerState:
         """Ready when every replica serves the wanted model and has proved it."""
         name, wanted = serving.server.name, serving.server
-        found: list[dict[str, Any]] = []
+        reports = []
         for port in serving.ports:
             try:
-                found.append(_get(f"http://127.0.0.1:{port + 1}/psr/state", self._key))
+                report = ServerReport.read(_get(f"{_control_url(port)}{STATE_PATH}", self._key))
             except (OSError, ValueError):
+                report = None
+            if report is None:
                 return ServerState(name, message="starting")
-        for port, item in zip(serving.ports, found, strict=True):
-            if wanted.digest is not None and item.get("digest") not in (wanted.digest, None):
-                body = {"model": wanted.model.to_json(), "digest": wanted.digest}
+            reports.append(report)
+        for port, report in zip(serving.ports, reports, strict=True):
+            if wanted.digest is not None and report.digest not in (wanted.digest, None):
+                order = ModelOrder(model=wanted.model, digest=wanted.digest)
                 with contextlib.suppress(OSError, ValueError):
-                    _put(f"http://127.0.0.1:{port + 1}/psr/model", body, self._key)
+                    _put(f"{_control_url(port)}{MODEL_PATH}", order.to_json(), self._key)
                 return ServerState(name, message=f"exchanging the model for {wanted.model.uri}")
-        failed = next((item for item in found if item["state"] == "Failed"), None)
+        failed = next((report for report in reports if report.phase == ServerPhase.FAILED), None)
         if failed is not None:
-            return ServerState(name, message=str(failed.get("message")), failed=True)
-        waiting = next((item for item in found if item["state"] != "Ready"), None)
+            return ServerState(name, message=failed.message, failed=True, reason=failed.reason)
+        waiting = next((report for report in reports if report.phase != ServerPhase.READY), None)
         if waiting is not None:
-            return ServerState(name, message=f"{waiting['state']}: {waiting.get('message') or wanted.model.uri}")
+            return ServerState(name, message=f"{waiting.phase}: {waiting.message or wanted.model.uri}")
         return ServerState(
             name,
             endpoints=tuple(f"http://127.0.0.1:{port}" for port in serving.ports),
             ready=wanted.model.uri,
-            digest=found[0]["served"],
+            digest=reports[0].served,
             message="serving",
         )
 
@@ -275,40 +300,48 @@ class Node:
             time.sleep(0.05)
 
 
+def _control_url(port: int) -> str:
+    """Base URL of the control port of a replica whose API is at `port`."""
+    return f"http://127.0.0.1:{control_port(port)}"
+
+
 def _free_port() -> int:
-    """A port whose successor is free as well (API and control)."""
+    """A port whose control port is free as well."""
     while True:
         with socket.socket() as first, socket.socket() as second:
             first.bind(("127.0.0.1", 0))
             port: int = first.getsockname()[1]
             with contextlib.suppress(OSError, OverflowError):
-                second.bind(("127.0.0.1", port + 1))
+                second.bind(("127.0.0.1", control_port(port)))
                 return port
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _termination_message(folder: Path) -> TerminationMessage:
+    """What a process has left in its folder; an empty message where it has left none."""
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+        return TerminationMessage.read((folder / TERMINATION_FILE).read_text())
+    except (OSError, UnicodeDecodeError):
+        return TerminationMessage()
 
 
-def _get(url: str, key: str | None = None) -> dict[str, Any]:
+def _get(url: str, key: str | None = None) -> Any:
     return _ask(urllib.request.Request(url), key)
 
 
-def _put(url: str, body: Mapping[str, Any], key: str) -> dict[str, Any]:
+def _put(url: str, body: Mapping[str, Any], key: str) -> Any:
     data = json.dumps(body).encode()
     return _ask(urllib.request.Request(url, data=data, method="PUT", headers={"Content-Type": "application/json"}), key)
 
 
-def _ask(request: urllib.request.Request, key: str | None) -> dict[str, Any]:
+def _ask(request: urllib.request.Request, key: str | None) -> Any:
+    """The JSON document that a process of this machine answers with.
+
+    Raises:
+        OSError: it does not answer.
+        ValueError: the answer is no JSON.
+    """
     if key is not None:
         request.add_header("Authorization", f"Bearer {key}")
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(request, timeout=2.0) as answer:
-        found = json.loads(answer.read(65536) or b"{}")
-    if not isinstance(found, dict):
-        raise ValueError(f"{request.full_url}: answered no object")
-    return found
+        return json.loads(answer.read(ANSWER_BYTES) or b"null")

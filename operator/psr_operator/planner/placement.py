@@ -1,17 +1,12 @@
-"""Where the pods of an object run: one function for stages, reports and servers, and what goes on to children."""
+"""Where the pods of an object run: one function for stages, reports and servers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from psr_operator.api import Resource
-from psr_operator.api.common import Resources, StorageSpec
+from psr_operator.api.common import Resources, Work
 from psr_operator.api.pod import PodOverrides
-from psr_operator.api.run import RunStorage
+from psr_operator.planner.inheritance import passed_on, storage_of
 from psr_operator.planner.types import Placement
-
-QUEUES = ("kueue.x-k8s.io/", "scheduling.x-k8s.io/")
-"""Annotations below these prefixes go through to children: queues, topology, pod groups."""
 
 
 def placement(resource: Resource, resources: Resources, pod: PodOverrides | None) -> Placement:
@@ -32,15 +27,8 @@ def placement(resource: Resource, resources: Resources, pod: PodOverrides | None
     )
 
 
-def storage_of(resource: Resource) -> StorageSpec:
-    """How an object's work and its children reach the storage. What a run says of weights is for itself: its children
-    do not change with it."""
-    given: StorageSpec = resource.spec.storage
-    if isinstance(given, RunStorage):
-        return StorageSpec(**{name: getattr(given, name) for name in StorageSpec.model_fields})
-    return given
-
-
-def passed_on(annotations: Mapping[str, str]) -> dict[str, str]:
-    """The annotations that an object hands to its children and their pods."""
-    return {key: value for key, value in annotations.items() if key.startswith(QUEUES)}
+def placement_of_work(resource: Resource, *, gpus: bool = True) -> Placement:
+    """The placement of an object whose pods are all alike. `gpus=False` for a task that needs none of its devices."""
+    spec: Work = resource.spec
+    resources = spec.resources if gpus else spec.resources.model_copy(update={"gpus": 0})
+    return placement(resource, resources, spec.pod)

@@ -12,6 +12,7 @@ from typing import Any
 from psr_operator.api.common import Resources
 from psr_operator.api.pod import PodOverrides
 from psr_operator.planner.types import Placement
+from psr_operator.reasons import Reason
 from psr_operator.render.labels import foreign
 from psr_operator.render.merge import merge
 from psr_operator.render.settings import RenderError, Settings
@@ -264,7 +265,7 @@ def _service_account(placement: Placement, settings: Settings) -> dict[str, str]
     if name not in settings.service_accounts:
         allowed = ", ".join(sorted(settings.service_accounts)) or "none"
         raise RenderError(
-            "ServiceAccountNotAllowed",
+            Reason.SERVICE_ACCOUNT_NOT_ALLOWED,
             f"serviceAccountName: {name} is not among those that the operator allows ({allowed}); choose another or "
             "have the operator's values name it",
         )

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from psr_operator.api.pod import PodOverrides
 from psr_operator.planner.types import Placement, Server, Workload
+from psr_operator.reasons import Reason
 from psr_operator.render.merge import merge
 from psr_runtime.config import Schema
 
@@ -60,11 +61,11 @@ class RenderError(Exception):
     """A wanted value that no object can be made of; repeating will not help.
 
     Args:
-        reason: the class of the fault, a CamelCase word for conditions.
+        reason: the class of the fault, for conditions.
         message: what is wrong and what to change.
     """
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from psr_operator.reasons import Reason
 from psr_operator.render.settings import RenderError
 from psr_runtime.config import StageConfig
 
@@ -33,12 +34,13 @@ def document(configurations: Sequence[StageConfig]) -> str:
     for index, value in enumerate(values):
         if _expanded(text, index) != value:
             raise RenderError(
-                "ShardsDiffer", f"shard {index} of {len(values)} differs in more than its number; they share one Job"
+                Reason.SHARDS_DIFFER,
+                f"shard {index} of {len(values)} differs in more than its number; they share one Job",
             )
     size = len(text.encode())
     if size > LARGEST:
         raise RenderError(
-            "ConfigurationTooLarge",
+            Reason.CONFIGURATION_TOO_LARGE,
             f"the configuration takes {size} bytes and a pod's variable holds {LARGEST}; use fewer shards or shorter "
             "texts (prompts, chatTemplate, URIs)",
         )

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 from psr_operator.api.pod import PodOverrides
 from psr_operator.planner.types import Placement
+from psr_operator.reasons import Reason
 from psr_operator.render.settings import RenderError
 
 SCRATCH = "/scratch"
@@ -78,7 +79,7 @@ def check_uris(uris: Mapping[str, str], placement: Placement) -> None:
         path = _normal(unquote(uri.removeprefix("file://")))
         if uri.startswith("file://") and not any(_within(path, _normal(place)) for place in places):
             raise RenderError(
-                "VolumeMissing",
+                Reason.VOLUME_MISSING,
                 f"{name}: {uri} lies on no volume of the pod; name a ReadWriteMany claim in storage.volume whose "
                 "mountPath the URI begins with, or use s3://",
             )
@@ -100,7 +101,7 @@ def check_own(
     taken = next((volume.name for volume in pod.volumes if volume.name in names), None)
     taken = taken or next((mount.name for mount in pod.volume_mounts if mount.name in names), None)
     if taken is not None:
-        raise RenderError("VolumeReserved", f"pod.volumes: {taken} is a volume of every pod; choose another name")
+        raise RenderError(Reason.VOLUME_RESERVED, f"pod.volumes: {taken} is a volume of every pod; choose another name")
     own = [MESSAGE, *(mount["mountPath"] for mount in mounts if mount["name"] != "storage")]
     volume = placement.storage.volume if placement.storage is not None else None
     if volume is not None:
@@ -116,7 +117,8 @@ def _check_path(field_name: str, path: str, own: Sequence[str]) -> None:
         below_caches = mount == CACHE and place.startswith(f"{CACHE}/")
         if not below_caches and (_within(place, mount) or _within(mount, place)):
             raise RenderError(
-                "MountReserved", f"{field_name}: {path} would hide, or be hidden by, the pod's own {mount}; move it"
+                Reason.MOUNT_RESERVED,
+                f"{field_name}: {path} would hide, or be hidden by, the pod's own {mount}; move it",
             )
 
 

@@ -6,15 +6,18 @@ from datetime import datetime
 from typing import Any
 
 from psr_operator.api import PolicyServer, PreferenceGeneration, Resource, SelfRewardIteration, StepDPOJob
-from psr_operator.api.common import Condition
 from psr_operator.api.generation import PreferenceGenerationSpec
 from psr_operator.api.server import ServerChoice
 from psr_operator.api.training import StepDPOJobSpec
 from psr_operator.conditions import State, Summary, status_fields, transition
-from psr_operator.planner.leaves import handed_down, prefix_of
+from psr_operator.planner import gpus
+from psr_operator.planner.inheritance import child_meta, child_server, handed_down, prefix_of
 from psr_operator.planner.names import child_name
-from psr_operator.planner.server import Reader, child_meta, child_server, intent
+from psr_operator.planner.parents import child_summary, has_ended
+from psr_operator.planner.results import pair_set_result
 from psr_operator.planner.types import Observed, Plan
+from psr_operator.reasons import Reason
+from psr_runtime.stages import Makes
 
 
 def plan_iteration(iteration: SelfRewardIteration, observed: Observed, now: datetime) -> Plan:
@@ -34,9 +37,9 @@ def plan_iteration(iteration: SelfRewardIteration, observed: Observed, now: date
     status = iteration.status.model_copy(
         update={
             **status_fields(summary, iteration, now),
-            "step": summary.reason,
+            "step": str(summary.reason),
             "progress": _progress(pairs, job),
-            **_made(iteration, pairs),
+            **_pair_fields(pairs),
             "output": job.status.output if job is not None and job.status.holds("Ready") else None,
             "digest": job.status.digest if job is not None and job.status.holds("Ready") else None,
         }
@@ -55,49 +58,22 @@ def _summary(
     server: Resource | None,
 ) -> Summary:
     if job is not None and job.status.holds("Ready"):
-        return Summary(State.DONE, "Succeeded", f"M{iteration.spec.iteration + 1} is at {job.status.output}")
+        return Summary(State.DONE, Reason.SUCCEEDED, f"M{iteration.spec.iteration + 1} is at {job.status.output}")
     if server is not None and server.status.holds("Stalled"):
-        return child_summary(server, "Generating", iteration.spec.suspend)
+        return child_summary(server, Reason.GENERATING, iteration.spec.suspend)
     current = job if pairs is not None and pairs.status.holds("Ready") else pairs
-    return child_summary(current, "Generating" if current is pairs else "Training", iteration.spec.suspend)
+    return child_summary(current, Reason.GENERATING if current is pairs else Reason.TRAINING, iteration.spec.suspend)
 
 
-AT_WORK = "its children are at work"
-SUSPENDED = Summary(State.SUSPENDED, "Suspended", "suspended; set suspend: false to go on")
-
-
-def _tells(child: Resource, ready: Condition) -> bool:
-    """Whether a parent repeats its child's message: why nothing happens. Everything else would change it too often."""
-    if child.kind == "SelfRewardIteration":
-        return ready.message != AT_WORK
-    return ready.reason in ("Retrying", "WaitingForGPUs") or (ready.reason == "Pending" and ": " in ready.message)
-
-
-def child_summary(child: Resource | None, doing: str, suspend: bool) -> Summary:
-    """How a parent stands whose present child is `child` (None: not made yet)."""
-    if child is None:
-        if suspend:
-            return SUSPENDED
-        return Summary(State.WORKING, doing, AT_WORK)
-    ready = child.status.condition("Ready")
-    message = AT_WORK
-    if ready is not None and (child.status.holds("Stalled") or _tells(child, ready)):
-        message = f"{child.ref}: {ready.message}"
-    if child.status.holds("Stalled") and ready is not None:
-        return Summary(State.FAILED, ready.reason, message)
-    if suspend:
-        return SUSPENDED
-    return Summary(State.WORKING, doing, message)
-
-
-def _made(iteration: SelfRewardIteration, pairs: PreferenceGeneration | None) -> dict[str, Any]:
+def _pair_fields(pairs: PreferenceGeneration | None) -> dict[str, Any]:
     """Where the pairs are. A generation that nobody has looked at since its status was lost says nothing: then what is
     known stays, or the run would bring its server back beside the training."""
     if pairs is not None and pairs.status.observed_generation < 0:
         return {}
+    result = pair_set_result(pairs.status.done) if pairs is not None else None
     return {
         "pairs": pairs.status.output if pairs is not None else None,
-        "pair_count": pairs.status.done.get("merge", {}).get("pairs") if pairs is not None else None,
+        "pair_count": result.pairs if result is not None else None,
     }
 
 
@@ -124,7 +100,7 @@ def _generation(iteration: SelfRewardIteration) -> PreferenceGeneration:
             seed=spec.seed,
             shards=spec.search_shards,
             server=ServerChoice(ref=_server_name(iteration)),
-            output=spec.pairs_output or f"{prefix_of(iteration)}/pairs",
+            output=spec.pairs_output or f"{prefix_of(iteration)}/{Makes.PAIRS}",
             **handed_down(iteration),
             resources=spec.search_resources,
             pod=spec.search_pod,
@@ -143,7 +119,7 @@ def _training(iteration: SelfRewardIteration, pairs: PreferenceGeneration) -> St
             training=spec.training,
             seed=spec.seed,
             after_release=_server_name(iteration),
-            output=spec.output or f"{prefix_of(iteration)}/checkpoint",
+            output=spec.output or f"{prefix_of(iteration)}/{Makes.CHECKPOINT}",
             **handed_down(iteration),
             resources=spec.training_resources,
             pod=spec.training_pod,
@@ -161,24 +137,22 @@ def _server(
     spec = iteration.spec
     if spec.server.inline is None:
         return []
-    reading = pairs is None or not (pairs.status.holds("Ready") or pairs.status.holds("Stalled"))
-    training = (
-        pairs is not None
-        and pairs.status.holds("Ready")
-        and not (job is not None and (job.status.holds("Ready") or job.status.holds("Stalled")))
-    )
+    reading = pairs is None or not has_ended(pairs)
+    training = pairs is not None and pairs.status.holds("Ready") and not (job is not None and has_ended(job))
     name = _server_name(iteration)
     existing = observed.child("PolicyServer", name)
     assert existing is None or isinstance(existing, PolicyServer)
-    wanted = intent(
+    wanted = gpus.intent(
         existing,
         spec.server.inline.model_copy(update={"idle": "Release"}),
-        [Reader(spec.model, None)] if reading else [],
+        [gpus.Reader(spec.model, None)] if reading else [],
         training=training,
         training_gpus=spec.training_resources.gpus,
         suspended=spec.suspend,
     )
-    return [child_server(iteration, name, spec.server.inline, spec.storage, wanted)] if wanted else []
+    if wanted is None:
+        return []
+    return [child_server(iteration, name, spec.server.inline, wanted.model, digest=wanted.digest, active=wanted.active)]
 
 
 def _pairs_name(iteration: SelfRewardIteration) -> str:

@@ -1,0 +1,71 @@
+"""PolicyServer: wanted while it is active; Ready when every replica has proved that it serves the model."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from psr_operator.api import PolicyServer
+from psr_operator.conditions import State, Summary, status_fields, transition
+from psr_operator.planner.placement import placement
+from psr_operator.planner.types import Observed, Plan, Server, ServerState
+from psr_operator.reasons import Reason, reason_of_failure
+from psr_runtime.config import StorageAccess
+
+
+def plan_server(server: PolicyServer, observed: Observed, now: datetime) -> Plan:
+    """The plan of a PolicyServer."""
+    spec = server.spec
+    name = server.metadata.name
+    state = next((item for item in observed.servers if item.name == name), None)
+    wanted = (
+        Server(
+            name=name,
+            model=spec.model,
+            digest=spec.model_digest,
+            engine=spec.engine,
+            storage=spec.storage.access() if spec.storage else StorageAccess(),
+            replicas=spec.replicas,
+            port=spec.port,
+            placement=placement(server, spec.resources, spec.pod),
+        )
+        if spec.active
+        else None
+    )
+    summary = _summary(server, state)
+    ready = summary.state is State.DONE and state is not None
+    status = server.status.model_copy(
+        update={
+            **status_fields(summary, server, now),
+            "endpoints": list(state.endpoints) if state is not None and ready else [],
+            "model": state.ready if state is not None and ready else None,
+            "digest": state.digest if state is not None and ready else None,
+            # Stored before the server is made: training that is planned in between must not find it False.
+            "holds_gpus": spec.resources.gpus > 0 and (spec.active or (state is not None and not state.gone)),
+            "image": state.image if state is not None and not state.gone else None,
+            "step": str(summary.reason),
+        }
+    )
+    return Plan(
+        status=status,
+        servers=(wanted,) if wanted is not None else (),
+        transition=transition(server, summary),
+    )
+
+
+def _summary(server: PolicyServer, state: ServerState | None) -> Summary:
+    spec = server.spec
+    if not spec.active:
+        if state is None or state.gone:
+            return Summary(State.IDLE, Reason.IDLE, "released; nothing of it is left")
+        return Summary(State.WORKING, Reason.RELEASING, "waiting for the server to end")
+    if state is not None and state.failed:
+        reason = reason_of_failure(state.reason) if state.reason is not None else Reason.SERVER_FAILED
+        return Summary(State.FAILED, reason, state.message)
+    if state is not None and state.ready not in (None, spec.model.uri):
+        return Summary(State.WORKING, Reason.LOADING, f"exchanges {state.ready} for {spec.model.uri}")
+    if state is None or state.ready is None:
+        return Summary(State.WORKING, Reason.LOADING, state.message if state is not None else "starting")
+    if spec.model_digest is not None and state.digest != spec.model_digest:
+        message = f"serves {state.digest}, wanted is {spec.model_digest}"
+        return Summary(State.WORKING, Reason.LOADING, message)
+    return Summary(State.DONE, Reason.SERVING, f"serves {spec.model.uri}")
