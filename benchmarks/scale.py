@@ -45,7 +45,7 @@ from harness.control_plane.client import Client
 from harness.control_plane.plane import CONTROLLERS, APIError, ControlPlane, start_control_plane
 from psr_operator.api import GROUP, PLURALS, VERSION
 from psr_operator.api.crd import rendered
-from psr_operator.controller.apply import COLLECTIONS, collection_of
+from psr_operator.controller.paths import COLLECTIONS, collection_of
 from psr_operator.render import LABEL_UID
 from tests.controller.operator_process import HOME, Operator, grant, start_operator
 

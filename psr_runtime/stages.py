@@ -21,7 +21,8 @@ class Shape(Enum):
     SINGLE = "single"
     """One process."""
     SHARDED = "sharded"
-    """Processes that share nothing, each with an artefact of its own; one may fail and come again alone."""
+    """Processes that share nothing, each with an artefact of its own; one may fail and come again alone. Their
+    configurations differ in the field `shard` and in the end of `output`, `shard_folder`, and in nothing else."""
     RANKED = "ranked"
     """Processes that work on one thing together; when one fails, all begin again."""
 
@@ -77,6 +78,11 @@ def register(stage: Stage) -> Stage:
     """Add a stage."""
     STAGES[stage.name] = stage
     return stage
+
+
+def shard_folder(index: int | str, shards: int) -> str:
+    """Folder of one shard's artefact below that of the whole; for `index`, a placeholder will do."""
+    return f"shards/{index}-of-{shards}"
 
 
 def makers(makes: Makes) -> tuple[str, ...]:

@@ -54,8 +54,6 @@ STILL_REJECTED = {
     ),
     *("moment", "noted", "over", "pace", "plan_life", "shelf", "standing", "told", "told_of", "untold", "was_made"),
 }
-STILL_KOPF = {"process.py", "client.py", "watches.py", "wait.py", "informer.py"}
-STILL_PATHS = {"process.py", "apply.py", "lease.py", "writer.py"}
 
 
 @functools.cache
@@ -141,7 +139,7 @@ def test_one_module_imports_kopf() -> None:
         if (isinstance(node, ast.Import) and any(item.name.split(".")[0] == "kopf" for item in node.names))
         or (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "kopf")
     }
-    assert len(importers - STILL_KOPF) <= 1, importers
+    assert importers == {"kopf_adapter.py"}
 
 
 def test_one_module_knows_the_paths_of_the_apiserver() -> None:
@@ -153,7 +151,7 @@ def test_one_module_knows_the_paths_of_the_apiserver() -> None:
         for node in ast.walk(tree(place))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.match(r"/apis?/", node.value)
     }
-    assert {name for name in knowing if Path(name.partition(":")[0]).name not in STILL_PATHS} == set()
+    assert knowing == set()
 
 
 # --- names ---------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.control_plane.plane import ControlPlane
 from psr_operator.api import KINDS
-from psr_operator.controller.apply import collection_of
+from psr_operator.controller.paths import collection_of
 
 Object = dict[str, Any]
 TAKEN = (*KINDS, "Secret", "ConfigMap", "Service", "PodDisruptionBudget", "Deployment", "Job", "Pod")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from harness.control_plane.plane import APIError, ControlPlane
-from psr_operator.controller.apply import collection_of
+from psr_operator.controller.paths import collection_of
 
 T = TypeVar("T")
 Object = dict[str, Any]

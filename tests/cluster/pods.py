@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.control_plane.plane import ControlPlane
-from psr_operator.controller.apply import collection_of
+from psr_operator.controller.paths import collection_of
 from tests.cluster.node_images import RUNTIME, TAG
 
 

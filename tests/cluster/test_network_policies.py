@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pytest
 
 from harness.control_plane.plane import ControlPlane
-from psr_operator.controller.apply import collection_of
+from psr_operator.controller.paths import collection_of
 from tests.cluster import release, store
 from tests.cluster.pods import run_python
 from tests.cluster.store import Store

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from harness.control_plane.plane import ControlPlane
-from psr_operator.controller.apply import collection_of
+from psr_operator.controller.paths import collection_of
 from tests.cluster.one_run import start
 from tests.cluster.pods import output_of, run_python
 from tests.cluster.store import BUCKET, Store, upload_folder

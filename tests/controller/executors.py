@@ -14,11 +14,15 @@ from typing import Any, Protocol, TypeVar
 from harness.control_plane.plane import ControlPlane
 from harness.control_plane.player import Outcome, Player, Pod, play
 from psr_operator.api import Resource
-from psr_operator.controller.apply import Writer, collection_of
-from psr_operator.controller.cache import Cache
-from psr_operator.controller.client import Client, login_from
-from psr_operator.controller.facts import job_facts, pod_facts
-from psr_operator.controller.observe import workload_states
+from psr_operator.backends.facts import ObjectKind
+from psr_operator.backends.job import BACKEND, JOB
+from psr_operator.controller.client import Client
+from psr_operator.controller.facts import pod_facts
+from psr_operator.controller.kopf_adapter import login_from
+from psr_operator.controller.paths import collection_of
+from psr_operator.controller.store import Store
+from psr_operator.controller.workload_state import workload_states
+from psr_operator.controller.writer import Writer
 from psr_operator.local.node import Node
 from psr_operator.planner.types import Workload, WorkloadState
 from psr_operator.render import LABEL_UID, Settings
@@ -30,8 +34,8 @@ import json, signal, sys, time
 from pathlib import Path
 import os
 config = json.loads(Path(sys.argv[sys.argv.index("--config") + 1]).read_text())
-*_, ends, index = config["output"].split("/")
-how = ends.split("_")[int(index)]
+*_, ends, _, folder = config["output"].split("/")
+how = ends.split("_")[int(folder.partition("-of-")[0])]
 place = Path(os.environ["PSR_TERMINATION_MESSAGE"])
 if how == "held":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
@@ -48,7 +52,8 @@ sys.exit(code)
 
 
 class Executor(Protocol):
-    """What the table of states needs of an executor. An output's URI tells how its stage ends: `…/65_held/0` by 65."""
+    """What the table of states needs of an executor. An output's URI tells how its stage ends:
+    `…/65_held/shards/0-of-2` by 65."""
 
     def run(self, workload: Workload) -> None: ...
     def stop(self, name: str) -> None: ...
@@ -96,12 +101,12 @@ class OnCluster:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         kubeconfig = plane.kubeconfig_for("admin-of-a-test-control-plane", folder / "kubeconfig")
-        self._cache = Cache()
+        self._store = Store()
         self._names: list[str] = []
 
         async def make() -> tuple[Client, Writer]:
             client = Client(login_from(str(kubeconfig)))
-            return client, Writer(client, self._cache, Settings("runtime", "inference"), lambda *_: None)
+            return client, Writer(client, self._store, Settings("runtime", "inference"), lambda *_: None)
 
         self._client, self._writer = self._wait(make())
 
@@ -114,23 +119,22 @@ class OnCluster:
 
     def stop(self, name: str) -> None:
         self.state(name)
-        for job in self._cache.jobs.of(self._owner.metadata.uid):
-            if job.name == name:
-                self._wait(self._writer.stop(job))
+        for facts in self._store.workloads.of(self._owner.metadata.uid):
+            if facts.name == name:
+                self._wait(self._writer.stop(facts))
 
     def state(self, name: str) -> WorkloadState | None:
         meta = self._owner.metadata
 
-        async def read(kind: str) -> list[Any]:
+        async def read(kind: str | ObjectKind) -> list[Any]:
             selector = f"{LABEL_UID}={meta.uid}"
             return [raw async for raw in self._client.items(collection_of(kind, meta.namespace), selector)]
 
         pods = [facts for raw in self._wait(read("Pod")) if (facts := pod_facts(raw)) is not None]
-        jobs = [facts for raw in self._wait(read("Job")) if (facts := job_facts(raw)) is not None]
+        jobs = [facts for raw in self._wait(read(JOB)) if (facts := BACKEND.facts(raw)) is not None]
         for facts in jobs:
-            self._cache.jobs.put(facts)
-        found = workload_states(jobs, pods, {})
-        return next((item for item in found if item.name == name), None)
+            self._store.workloads.put(facts)
+        return next((item for item in workload_states(jobs, pods, {}) if item.name == name), None)
 
     def let_go(self) -> None:
         for name in self._names:
@@ -145,8 +149,8 @@ class OnCluster:
 
 def as_told(pod: Pod) -> Outcome:
     """The script of a pod that ends as its output's URI says."""
-    *_, ends, index = str((pod.config or {}).get("output", "")).split("/")
-    how = ends.split("_")[int(index)]
+    *_, ends, _, folder = str((pod.config or {}).get("output", "")).split("/")
+    how = ends.split("_")[int(folder.partition("-of-")[0])]
     if how == "held":
         return Outcome(hold=True)
     if how == "mute":

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.control_plane.plane import APIError, ControlPlane
 from harness.control_plane.player import Outcome, Player, Pod
-from psr_operator.controller.apply import collection_of
+from psr_operator.controller.paths import collection_of
 
 STORAGE = {"uri": "s3://bucket/runs"}
 MODEL = {"uri": "s3://bucket/models/m"}

@@ -14,7 +14,7 @@ from typing import Any
 from harness.control_plane.plane import APIError, ControlPlane
 from harness.control_plane.player import Outcome, Player, Pod, play, succeed
 from psr_operator.api import KINDS
-from psr_operator.controller.apply import collection_of
+from psr_operator.controller.paths import collection_of
 
 Object = dict[str, Any]
 RUN = "loop"

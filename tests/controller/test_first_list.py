@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from psr_operator.controller.apply import collection_of
-from psr_operator.controller.ask import Asker
-from psr_operator.controller.cache import Cache, key_of
-from psr_operator.controller.queue import Queue
-from psr_operator.controller.watches import Watches
-from tests.controller.test_cache import job, training
+from psr_operator.backends import load_all
+from psr_operator.backends.job import JOB
+from psr_operator.controller.informer import Informer
+from psr_operator.controller.paths import collection_of
+from psr_operator.controller.prober import Prober
+from psr_operator.controller.store import Store, key_of
+from psr_operator.controller.workqueue import WorkQueue
+from tests.controller.test_store import raw_job, training
 
 
 class Lists:
@@ -25,10 +27,10 @@ class Lists:
             yield item
 
 
-def watching(lists: Lists) -> Watches:
+def watching(lists: Lists) -> Informer:
     client: Any = lists
-    cache, queue = Cache(), Queue(lambda: 0.0)
-    return Watches(client, cache, queue, Asker(client, cache, queue, lambda: 0.0, lambda _: None))
+    store, queue = Store(), WorkQueue(lambda: 0.0)
+    return Informer(client, store, queue, Prober(client, store, queue, lambda: 0.0, lambda _: None), load_all())
 
 
 def test_what_went_between_the_first_list_and_the_watch_is_found() -> None:
@@ -36,32 +38,33 @@ def test_what_went_between_the_first_list_and_the_watch_is_found() -> None:
     lists, stays, goes = Lists(), training(1), training(2)
     path = collection_of("StepDPOJob", None)
     lists.objects[path] = [stays, goes]
-    watches = watching(lists)
-    asyncio.run(watches.list_everything([None]))
-    assert watches.untold == {stays["metadata"]["uid"], goes["metadata"]["uid"]}
+    informer = watching(lists)
+    asyncio.run(informer.list_everything([None]))
+    assert informer.unconfirmed == {stays["metadata"]["uid"], goes["metadata"]["uid"]}
     lists.objects[path] = [stays]
-    watches.ours(stays, gone=False)  # kopf's own list
-    assert watches.untold == {goes["metadata"]["uid"]}
-    assert asyncio.run(watches.look_for_vanished([None])) == 1
-    assert watches.untold == set()
-    assert watches.cache.get(key_of(goes)) is None
+    informer.own(stays, gone=False)  # kopf's own list
+    assert informer.unconfirmed == {goes["metadata"]["uid"]}
+    assert asyncio.run(informer.find_vanished([None])) == 1
+    assert informer.unconfirmed == set()
+    assert informer.store.get(key_of(goes)) is None
 
 
 def test_what_kopf_lists_and_is_known_already_is_not_looked_at_again() -> None:
     lists, raw = Lists(), training(1)
     lists.objects[collection_of("StepDPOJob", None)] = [raw]
-    watches = watching(lists)
-    asyncio.run(watches.list_everything([None]))
-    facts = job(raw["metadata"]["uid"])
-    watches.foreign("Job", facts, gone=False, listed=True)
-    key = asyncio.run(taken(watches.queue))
+    informer = watching(lists)
+    asyncio.run(informer.list_everything([None]))
+    (jobs,) = [of for of in informer.dependents() if of.kind == JOB]
+    listed = raw_job(raw["metadata"]["uid"])
+    informer.dependent(jobs, listed, gone=False, listed=True)
+    key = asyncio.run(taken(informer.queue))
     assert key == key_of(raw)
-    watches.ours(raw, gone=False)
-    watches.foreign("Job", facts, gone=False, listed=True)
-    assert len(watches.queue) == 0
+    informer.own(raw, gone=False)
+    informer.dependent(jobs, listed, gone=False, listed=True)
+    assert len(informer.queue) == 0
 
 
-async def taken(queue: Queue) -> Any:
+async def taken(queue: WorkQueue) -> Any:
     queue.clock = lambda: 1.0
     key = await queue.take()
     queue.done(key)

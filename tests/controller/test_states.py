@@ -14,6 +14,7 @@ from psr_operator.api import Resource
 from psr_operator.api.stored import parse
 from psr_operator.planner.types import ExitClass, Phase, Workload, WorkloadState
 from psr_runtime.config import MergeStage
+from psr_runtime.stages import shard_folder
 from tests.controller.executors import Executor, here, on_cluster
 
 STOPPED = {ExitClass.TEMPORARY, ExitClass.DISRUPTION}
@@ -83,7 +84,7 @@ def test_a_workload_ends_the_same_way_on_both(case: Case, executor: Executor) ->
     assert (end.exit_class in case.classes) if case.classes else end.exit_class is None
     assert (end.result is not None) is case.result
     if case.result:
-        assert str(end.result["output"]).endswith("/0"), "of the first shard"
+        assert str(end.result["output"]).endswith(shard_folder(0, len(case.ends))), "of the first shard"
     assert case.message in end.message
     order = [Phase.PENDING, Phase.RUNNING, case.phase]
     found = [order.index(state.phase) for state in seen]
@@ -121,11 +122,11 @@ def _workload(case: Case) -> Workload:
     from psr_runtime.config import Endpoint, ModelSource, Questions, SearchStage
 
     if len(case.ends) == 1:
-        config = MergeStage(output=f"s3://bucket/{case.ends[0]}/0", parts=["s3://bucket/part"])
+        config = MergeStage(output=f"s3://bucket/{case.ends[0]}/{shard_folder(0, 1)}", parts=["s3://bucket/part"])
         return Workload("it-a1", "merge", (config,), 1)
     shards = [
         SearchStage(
-            output=f"s3://bucket/{'_'.join(case.ends)}/{index}",
+            output=f"s3://bucket/{'_'.join(case.ends)}/{shard_folder(index, len(case.ends))}",
             model=ModelSource(uri="s3://bucket/model"),
             problems="s3://bucket/problems.jsonl",
             questions=Questions(count=1),

@@ -8,8 +8,9 @@ from typing import Any
 from psr_operator.api import KINDS, Meta, Resource
 from psr_operator.api.common import Resources, StorageSpec
 from psr_operator.api.pod import PodOverrides
+from psr_operator.backends.job import job
 from psr_operator.planner.types import Placement, Server, Workload
-from psr_operator.render import Settings, job, server
+from psr_operator.render import Settings, server
 from psr_runtime.config import (
     EngineConfig,
     EvaluateStage,

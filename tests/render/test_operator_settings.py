@@ -11,8 +11,9 @@ import pytest
 from psr_operator.api.common import Resources
 from psr_operator.api.manifest import ManifestError, load_schema
 from psr_operator.api.pod import PodOverrides
+from psr_operator.backends.job import job
 from psr_operator.planner.types import Placement
-from psr_operator.render import PodDefaults, Settings, job, server, server_hash
+from psr_operator.render import PodDefaults, Settings, server, server_hash
 from tests.render.samples import GPUS, SETTINGS, owner, policy_server, samples
 
 H100 = {

@@ -9,8 +9,9 @@ import pytest
 
 from psr_operator.api.common import StorageSpec
 from psr_operator.api.pod import PodOverrides
+from psr_operator.backends.job import job
 from psr_operator.planner.types import Placement
-from psr_operator.render import RenderError, Settings, job, key_secret, model_hash, server, server_hash
+from psr_operator.render import RenderError, Settings, key_secret, model_hash, server, server_hash
 from psr_operator.render.labels import ANNOTATION_SERVE_HASH, LABEL_UID
 from psr_runtime.config import EngineConfig, ModelSource
 from tests.render.samples import (

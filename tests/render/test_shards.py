@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from psr_operator.backends.job import job
 from psr_operator.planner.types import Placement, Workload
-from psr_operator.render import RenderError, job
+from psr_operator.render import RenderError
 from psr_runtime.config import MergeStage, SearchStage
 from tests.render.samples import ROOT, SETTINGS, owner, search_configurations, workload
 
@@ -83,7 +84,7 @@ def test_no_text_is_taken_for_an_expansion(text: str, shards: int) -> None:
 
 def test_a_digit_in_the_prefix_is_no_shard() -> None:
     moved = [
-        item.model_copy(update={"output": f"s3://b00/0/$(PSR_SHARD)/{index}/0"})
+        item.model_copy(update={"output": f"s3://b00/0/$(PSR_SHARD)/0-of-11/shards/{index}-of-11"})
         for index, item in enumerate(search_configurations(11))
     ]
     found = rendered(search(*moved))

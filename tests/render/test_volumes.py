@@ -9,8 +9,9 @@ import pytest
 
 from psr_operator.api.common import StorageSpec
 from psr_operator.api.pod import PodOverrides
+from psr_operator.backends.job import job
 from psr_operator.planner.types import Placement, Workload
-from psr_operator.render import RenderError, job, server
+from psr_operator.render import RenderError, server
 from psr_runtime.config import ModelSource
 from tests.render.samples import ON_VOLUME, S3, SETTINGS, owner, policy_server, samples
 

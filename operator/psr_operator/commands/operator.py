@@ -83,8 +83,8 @@ def _add_lease(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Run until SIGTERM or SIGINT, or until the lease is lost. Returns the exit code of the process."""
     # kopf and the HTTP client: no other command should wait for them, or need psr[operator].
-    from psr_operator.controller.ask import Pace
     from psr_operator.controller.lease import Times
+    from psr_operator.controller.prober import Intervals
     from psr_operator.controller.process import Options, run
     from psr_operator.render import PodDefaults, Settings
 
@@ -105,7 +105,7 @@ def execute(options: argparse.Namespace) -> int:
             lease=options.lease,
             identity=options.identity,
             times=Times.of(options.lease_seconds),
-            pace=Pace(round=poll, commit=3 * poll, server=poll / 5, ready=1.5 * poll),
+            intervals=Intervals(round=poll, publish=3 * poll, server=poll / 5, ready=1.5 * poll),
             resync_seconds=options.resync_seconds,
             port=options.port,
         )

@@ -1,9 +1,9 @@
-"""The executor for Kubernetes: kopf's watches feed a cache, a queue drives the planner, and its plans become objects.
+"""The executor for Kubernetes: kopf's informer feed a cache, a queue drives the planner, and its plans become objects.
 
 | module | what |
 | --- | --- |
 | `process.py` | the operator's process: login, lease, kopf, workers, the end |
-| `watches.py` | kopf's handlers: what comes in goes to the cache, and a key to the queue |
+| `informer.py` | kopf's handlers: what comes in goes to the cache, and a key to the queue |
 | `cache.py`, `facts.py` | what is known of our objects, and of Jobs, Deployments and pods |
 | `queue.py` | which object is looked at next |
 | `observe.py` | facts → `WorkloadState`, `ServerState`; pure |

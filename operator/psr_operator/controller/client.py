@@ -1,4 +1,4 @@
-"""The apiserver as the controller uses it: JSON over one aiohttp session, its connections shared with kopf.
+"""The apiserver as the controller uses it: JSON over one aiohttp session.
 
 Kept small on purpose: importing the official client costs the operator as much memory as a thousand iterations.
 """
@@ -6,11 +6,12 @@ Kept small on purpose: importing the official client costs the operator as much 
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
-import kopf
 
 FIELD_MANAGER = "psr-operator"
 REQUEST_SECONDS = 30.0
@@ -43,47 +44,57 @@ class Unreachable(Exception):
     """No answer from the apiserver."""
 
 
+class NoCredentials(Exception):
+    """Nothing says how to reach an apiserver."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How to reach an apiserver.
+
+    Attributes:
+        server: its base URL.
+        headers: that carry the credentials; a token in them may expire.
+        tls: None for a server without TLS.
+        default_namespace: of the kubeconfig or service account.
+    """
+
+    server: str
+    headers: Mapping[str, str]
+    tls: ssl.SSLContext | None = None
+    default_namespace: str | None = None
+
+
 class Client:
     """Requests to one apiserver.
 
     Args:
         login: finds credentials; called again when they are refused.
+
+    Attributes:
         may_write: called before every write; raises where this process must not write any more.
+        on_write: called with the verb of every write.
     """
 
-    def __init__(self, login: Callable[[], kopf.ConnectionInfo], may_write: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, login: Callable[[], Connection]) -> None:
         self._login = login
-        self.may_write = may_write
-        self.written: Callable[[str, str], None] = lambda _verb, _resource: None
-        info = login()
-        self._server = info.server.rstrip("/")
-        secure = self._server.startswith("https://")
+        self.may_write: Callable[[], None] = lambda: None
+        self.on_write: Callable[[str], None] = lambda _verb: None
+        connection = login()
+        self.server = connection.server.rstrip("/")
         self.session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=64, ssl=info.as_ssl_context() if secure else False),
-            headers={**info.as_http_headers(), "User-Agent": "psr-operator"},
+            connector=aiohttp.TCPConnector(limit=64, ssl=connection.tls or False),
+            headers={**connection.headers, "User-Agent": "psr-operator"},
             timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS),
         )
-        self.default_namespace = info.default_namespace
-
-    def credentials(self) -> kopf.AiohttpSession:
-        """A session for kopf, over the same connections: kopf closes it at its end and whenever it is refused (401)."""
-        self.renew()
-        session = aiohttp.ClientSession(
-            connector=self.session.connector,
-            connector_owner=False,
-            headers=self.session.headers,
-            timeout=self.session.timeout,
-        )
-        return kopf.AiohttpSession(
-            server=self._server, aiohttp_session=session, default_namespace=self.default_namespace
-        )
+        self.default_namespace = connection.default_namespace
 
     async def close(self) -> None:
         await self.session.close()
 
     def renew(self) -> None:
         """Read the credentials again: a service account's token is exchanged every hour."""
-        self.session.headers.update(self._login().as_http_headers())
+        self.session.headers.update(self._login().headers)
 
     async def get(self, path: str) -> dict[str, Any] | None:
         """An object, None where there is none."""
@@ -139,12 +150,12 @@ class Client:
     ) -> dict[str, Any]:
         if verb != "GET":
             self.may_write()
-            self.written(verb, path)
+            self.on_write(verb)
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": BODY[content]} if data is not None else {}
         try:
             async with self.session.request(
-                verb, self._server + path, data=data, headers=headers, params=query
+                verb, self.server + path, data=data, headers=headers, params=query
             ) as answer:
                 text = await answer.read()
                 status = answer.status
@@ -154,34 +165,12 @@ class Client:
             self.renew()
             return await self._request(verb, path, body, content=content, query=query, again=False)
         try:
-            found = json.loads(text) if text else {}
+            document = json.loads(text) if text else {}
         except ValueError:
-            found = {"message": text[:500].decode(errors="replace")}
+            document = {"message": text[:500].decode(errors="replace")}
+        if not isinstance(document, dict):
+            document = {}
         if status >= 400:
-            reason, message = str(found.get("reason", "")), str(found.get("message", ""))
+            reason, message = str(document.get("reason", "")), str(document.get("message", ""))
             raise Refused(status, reason, f"{verb} {path}: {status} {message}")
-        return found if isinstance(found, dict) else {}
-
-
-def login_from(kubeconfig: str | None) -> Callable[[], kopf.ConnectionInfo]:
-    """How to find credentials: a kubeconfig, else the pod's service account.
-
-    Raises:
-        kopf.LoginError: when called and there is neither.
-    """
-
-    def login() -> kopf.ConnectionInfo:
-        import os
-
-        settings = kopf.OperatorSettings()
-        found = None
-        if kubeconfig is not None:
-            os.environ["KUBECONFIG"] = kubeconfig
-        else:
-            found = kopf.login_with_service_account(settings=settings)
-        found = found or kopf.login_with_kubeconfig(settings=settings)
-        if found is None:
-            raise kopf.LoginError("no service account and no kubeconfig: give --kubeconfig FILE")
-        return found
-
-    return login
+        return document

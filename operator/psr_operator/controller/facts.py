@@ -1,104 +1,27 @@
-"""What is kept of Jobs, Deployments and pods: the few facts that observation needs, not the objects.
-
-Thousands of pods are known at a time, so a fact is a slotted value and strings that repeat are shared.
-"""
+"""What is kept of pods and Deployments. The facts of Workloads are their back ends'."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from sys import intern
-from typing import Any
 
-from psr_operator.render import (
-    LABEL_ATTEMPT,
-    LABEL_KIND,
-    LABEL_NAME,
+from psr_operator.backends.facts import (
+    OwnerLabels,
+    PodFacts,
+    Raw,
+    controller_of,
+    labels_of,
+    number_in,
+    owner_labels,
+)
+from psr_operator.render.labels import (
+    ANNOTATION_MODEL_HASH,
+    ANNOTATION_SERVER_HASH,
+    LABEL_INDEX,
     LABEL_SERVER,
-    LABEL_STAGE,
-    LABEL_UID,
     LABEL_WORKLOAD,
 )
-
-INDEX = "batch.kubernetes.io/job-completion-index"
-Raw = Mapping[str, Any]
-
-
-@dataclass(slots=True, frozen=True)
-class Belongs:
-    """To which object of ours a foreign object belongs, by its labels. The uid is checked against the owner chain."""
-
-    kind: str
-    namespace: str
-    name: str
-    uid: str
-
-
-@dataclass(slots=True, frozen=True)
-class JobFacts:
-    """A Job of a Workload.
-
-    Attributes:
-        owner: uid of its controller, our object.
-        ended: `Complete` or `Failed`, None while it is neither.
-        why, message: of the condition that ended it.
-        deleting: whether it was deleted and still stands.
-        held: whether it is suspended (by a queue).
-    """
-
-    name: str
-    uid: str
-    version: int
-    belongs: Belongs
-    owner: str
-    stage: str
-    attempt: int
-    completions: int
-    ended: str | None
-    why: str
-    message: str
-    deleting: bool
-    held: bool
-
-
-@dataclass(slots=True, frozen=True)
-class PodFacts:
-    """A pod of a Workload or a server.
-
-    Attributes:
-        owner, owner_name: uid and name of its controller, a Job or a ReplicaSet.
-        unit: name of the Workload or server that it is a part of.
-        server: whether that is a server.
-        exit_code, ended, message: of its container's last end; None and "" before.
-        waiting: why it does not run yet, a reason and a sentence.
-        disrupted: evicted, drained or preempted.
-    """
-
-    name: str
-    uid: str
-    version: int
-    belongs: Belongs
-    owner: str
-    owner_name: str
-    unit: str
-    server: bool
-    index: int
-    phase: str
-    ip: str
-    ready: bool
-    deleting: bool
-    disrupted: bool
-    restarts: int
-    exit_code: int | None
-    ended: str
-    message: str
-    waiting: str
-
-    @property
-    def over(self) -> bool:
-        """Whether its containers have ended for good: it holds no device any more."""
-        return self.phase in ("Succeeded", "Failed")
 
 
 @dataclass(slots=True, frozen=True)
@@ -114,7 +37,7 @@ class DeploymentFacts:
     name: str
     uid: str
     version: int
-    belongs: Belongs
+    labels: OwnerLabels
     owner: str
     replicas: int
     pods: int
@@ -125,39 +48,10 @@ class DeploymentFacts:
     deleting: bool
 
 
-def job_facts(raw: Raw) -> JobFacts | None:
-    """The facts of a Job; None for one that is not ours."""
-    meta, labels = raw["metadata"], _labels(raw)
-    belongs = _belongs(meta, labels)
-    if belongs is None or LABEL_WORKLOAD not in labels:
-        return None
-    status = raw.get("status") or {}
-    found = {item["type"]: item for item in status.get("conditions") or () if item.get("status") == "True"}
-    ended = next((name for name in ("Complete", "Failed") if name in found), None)
-    return JobFacts(
-        name=intern(meta["name"]),
-        uid=intern(meta["uid"]),
-        version=int(meta["resourceVersion"]),
-        belongs=belongs,
-        owner=_controller(meta),
-        stage=intern(labels.get(LABEL_STAGE, "")),
-        attempt=_number(labels.get(LABEL_ATTEMPT)),
-        completions=int(raw["spec"].get("completions") or 1),
-        ended=ended,
-        why=intern(str(found[ended].get("reason", ""))) if ended else "",
-        message=str(found[ended].get("message", "")) if ended == "Failed" else "",
-        deleting="deletionTimestamp" in meta,
-        held=bool(raw["spec"].get("suspend")),
-    )
-
-
 def deployment_facts(raw: Raw) -> DeploymentFacts | None:
     """The facts of a Deployment; None for one that is not ours."""
-    from psr_operator.render import ANNOTATION_MODEL_HASH, ANNOTATION_SERVER_HASH
-
-    meta, labels = raw["metadata"], _labels(raw)
-    belongs = _belongs(meta, labels)
-    if belongs is None or LABEL_SERVER not in labels:
+    meta, labels = raw["metadata"], owner_labels(raw)
+    if labels is None or LABEL_SERVER not in labels_of(raw):
         return None
     annotations = meta.get("annotations") or {}
     status = raw.get("status") or {}
@@ -166,8 +60,8 @@ def deployment_facts(raw: Raw) -> DeploymentFacts | None:
         name=meta["name"],
         uid=meta["uid"],
         version=int(meta["resourceVersion"]),
-        belongs=belongs,
-        owner=_controller(meta),
+        labels=labels,
+        owner=controller_of(raw),
         replicas=int(raw["spec"].get("replicas", 1)),
         pods=int(status.get("replicas") or 0),
         settled=int(status.get("observedGeneration") or 0) >= int(meta.get("generation") or 0),
@@ -180,10 +74,10 @@ def deployment_facts(raw: Raw) -> DeploymentFacts | None:
 
 def pod_facts(raw: Raw) -> PodFacts | None:
     """The facts of a pod; None for one that is not ours."""
-    meta, labels = raw["metadata"], _labels(raw)
-    belongs = _belongs(meta, labels)
-    unit = labels.get(LABEL_WORKLOAD) or labels.get(LABEL_SERVER)
-    if belongs is None or unit is None:
+    meta, own = raw["metadata"], labels_of(raw)
+    labels = owner_labels(raw)
+    unit = own.get(LABEL_WORKLOAD) or own.get(LABEL_SERVER)
+    if labels is None or unit is None:
         return None
     status = raw.get("status") or {}
     conditions = {item["type"]: item for item in status.get("conditions") or ()}
@@ -195,12 +89,12 @@ def pod_facts(raw: Raw) -> PodFacts | None:
         name=meta["name"],
         uid=meta["uid"],
         version=int(meta["resourceVersion"]),
-        belongs=belongs,
-        owner=_controller(meta),
-        owner_name=_controller(meta, "name"),
+        labels=labels,
+        owner=controller_of(raw),
+        owner_name=controller_of(raw, "name"),
         unit=intern(unit),
-        server=LABEL_SERVER in labels,
-        index=_number(labels.get(INDEX)),
+        server=LABEL_SERVER in own,
+        index=number_in(own.get(LABEL_INDEX)),
         phase=intern(phase),
         ip=str(status.get("podIP", "")),
         ready=conditions.get("Ready", {}).get("status") == "True",
@@ -208,7 +102,7 @@ def pod_facts(raw: Raw) -> PodFacts | None:
         disrupted=conditions.get("DisruptionTarget", {}).get("status") == "True",
         restarts=int(container.get("restartCount") or 0),
         exit_code=int(end["exitCode"]) if "exitCode" in end else None,
-        ended=intern(str(end.get("reason", "") or status.get("reason", ""))),
+        end_reason=intern(str(end.get("reason", "") or status.get("reason", ""))),
         message=str(
             end.get("message", "") or status.get("message", "") if phase in ("Failed", "Succeeded") or end else ""
         ),
@@ -227,50 +121,3 @@ def _waiting(phase: str, conditions: Mapping[str, Raw], container: Raw) -> str:
     if waiting.get("reason") in (None, "", "ContainerCreating", "PodInitializing"):
         return ""
     return f"{waiting['reason']}: {waiting.get('message', '')}"
-
-
-def result_of(message: str) -> dict[str, Any] | None:
-    """The result in a termination message; None where it holds none."""
-    try:
-        found = json.loads(message)
-    except ValueError:
-        return None
-    if (
-        not isinstance(found, dict)
-        or not isinstance(found.get("output"), str)
-        or not isinstance(found.get("digest"), str)
-    ):
-        return None
-    return found
-
-
-def error_of(message: str) -> str:
-    """What a termination message says went wrong: the stage's own words, else the end of its log."""
-    try:
-        found = json.loads(message)
-    except ValueError:
-        return message.strip()[-600:]
-    return str(found.get("error", "")) if isinstance(found, dict) else ""
-
-
-def _labels(raw: Raw) -> Mapping[str, str]:
-    return raw["metadata"].get("labels") or {}
-
-
-def _belongs(meta: Raw, labels: Mapping[str, str]) -> Belongs | None:
-    if LABEL_UID not in labels:
-        return None
-    return Belongs(
-        intern(labels.get(LABEL_KIND, "")),
-        intern(str(meta.get("namespace", ""))),
-        intern(labels.get(LABEL_NAME, "")),
-        intern(labels[LABEL_UID]),
-    )
-
-
-def _controller(meta: Raw, what: str = "uid") -> str:
-    return next((intern(item[what]) for item in meta.get("ownerReferences") or () if item.get("controller")), "")
-
-
-def _number(text: str | None) -> int:
-    return int(text) if text is not None and text.isdecimal() else 0

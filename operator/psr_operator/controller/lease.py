@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from psr_operator.controller.client import Client, Refused, Unreachable
+from psr_operator.controller.paths import collection_of, object_path
 
 log = logging.getLogger(__name__)
 
@@ -58,19 +59,19 @@ class Lease:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
-        self._collection = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
-        self._path = f"{self._collection}/{name}"
+        self._collection = collection_of("Lease", namespace)
+        self._path = object_path("Lease", namespace, name)
         self._name = name
         self.identity = identity
         self._times = times
         self._clock = clock
-        self._until = float("-inf")
+        self._valid_until = float("-inf")
         self._seen: tuple[str, float] | None = None
 
     @property
     def held(self) -> bool:
         """Whether this process may write now."""
-        return self._clock() < self._until
+        return self._clock() < self._valid_until
 
     def require(self) -> None:
         """Pass only while the lease is held.
@@ -102,32 +103,32 @@ class Lease:
         if not self.held:
             return
         try:
-            found = await self._client.get(self._path)
-            if found is not None and found["spec"].get("holderIdentity") == self.identity:
-                found["spec"] = {**found["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
-                await self._client.replace(self._path, found)
+            lease = await self._client.get(self._path)
+            if lease is not None and lease["spec"].get("holderIdentity") == self.identity:
+                lease["spec"] = {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
+                await self._client.replace(self._path, lease)
         except (Refused, Unreachable) as error:
             log.info("the lease could not be released: %s", error)
-        self._until = float("-inf")
+        self._valid_until = float("-inf")
 
     async def _try(self) -> bool:
         """One attempt to take or renew the lease; whether it is ours now."""
         started = self._clock()
         try:
-            found = await self._client.get(self._path)
-            if found is None:
+            lease = await self._client.get(self._path)
+            if lease is None:
                 spec = self._spec(None)
                 await self._client.create(self._collection, {"metadata": {"name": self._name}, "spec": spec})
             else:
-                holder = found["spec"].get("holderIdentity")
+                holder = lease["spec"].get("holderIdentity")
                 if holder not in ("", None, self.identity):
-                    if self.held or self._until > float("-inf"):
-                        self._until = float("-inf")
+                    if self.held or self._valid_until > float("-inf"):
+                        self._valid_until = float("-inf")
                         raise LeaseLost(f"{holder} holds the lease")
-                    if not self._expired(found):
+                    if not self._expired(lease):
                         return False
-                found["spec"] = self._spec(found["spec"])
-                await self._client.replace(self._path, found)
+                lease["spec"] = self._spec(lease["spec"])
+                await self._client.replace(self._path, lease)
         except Refused as refused:
             if refused.code not in (409, 429) and refused.code < 500 and not self.held:
                 raise  # while it is held there is time: an apiserver that has just started knows no roles yet
@@ -136,17 +137,17 @@ class Lease:
         except Unreachable as error:
             log.warning("the lease could not be renewed: %s", error)
             return False
-        self._until = started + self._times.deadline
+        self._valid_until = started + self._times.deadline
         return True
 
-    def _expired(self, found: dict[str, Any]) -> bool:
+    def _expired(self, lease: dict[str, Any]) -> bool:
         """Whether the lease has not been renewed for its duration, as long as we have looked."""
-        version = found["metadata"]["resourceVersion"]
+        version = lease["metadata"]["resourceVersion"]
         now = self._clock()
         if self._seen is None or self._seen[0] != version:
             self._seen = (version, now)
             return False
-        return now - self._seen[1] > float(found["spec"].get("leaseDurationSeconds") or 0)
+        return now - self._seen[1] > float(lease["spec"].get("leaseDurationSeconds") or 0)
 
     def _spec(self, before: dict[str, Any] | None) -> dict[str, Any]:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

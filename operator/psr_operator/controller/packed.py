@@ -26,8 +26,8 @@ class Packed(NamedTuple):
 
     def raw(self) -> dict[str, Any]:
         """The object."""
-        found: dict[str, Any] = json.loads(zlib.decompressobj(WINDOW_BITS, self.sample).decompress(self.data))
-        return found
+        raw: dict[str, Any] = json.loads(zlib.decompressobj(WINDOW_BITS, self.sample).decompress(self.data))
+        return raw
 
 
 class Packer:

@@ -18,29 +18,29 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import kopf
-from kopf._core.engines.peering import Identity
-
 from psr_operator.api import GROUP, PLURALS, VERSION, PolicyServer
-from psr_operator.controller.apply import Writer
-from psr_operator.controller.ask import Asker, Pace
-from psr_operator.controller.cache import Cache
-from psr_operator.controller.client import Client, Refused, Unreachable, login_from
+from psr_operator.backends import load_all
+from psr_operator.controller import kopf_adapter
+from psr_operator.controller.client import Client, NoCredentials, Refused, Unreachable
+from psr_operator.controller.informer import Informer
 from psr_operator.controller.lease import Lease, LeaseLost, Times
 from psr_operator.controller.metrics import Metrics, serve
-from psr_operator.controller.queue import Key, Queue
-from psr_operator.controller.reconcile import OBSTACLE_SECONDS, Reconciler
-from psr_operator.controller.watches import NoMemories, Watches, settings_for_watching
+from psr_operator.controller.paths import group_version
+from psr_operator.controller.prober import Intervals, Prober
+from psr_operator.controller.reconciler import OBSTACLE_SECONDS, Reconciler
+from psr_operator.controller.store import Store
+from psr_operator.controller.workqueue import Key, WorkQueue
+from psr_operator.controller.writer import Writer
 from psr_operator.render import Settings
+from psr_runtime.protocol import ExitCode
 
 log = logging.getLogger(__name__)
 
 WORKERS = 16
 EXIT_LOST = 70
 """Exit code on the loss of the lease."""
-TEMPORARY = 75
-TELLING_SECONDS = 10.0
-"""Without an event for an object of the first list, after which what is left of it is looked for."""
+CONFIRMING_SECONDS = 10.0
+"""Without an event for an object of the first list, after which the rest of it is compared with the apiserver."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Options:
     lease: str = "psr-operator"
     identity: str = field(default_factory=socket.gethostname)
     times: Times = field(default_factory=Times)
-    pace: Pace = field(default_factory=Pace)
+    intervals: Intervals = field(default_factory=Intervals)
     resync_seconds: float = 600.0
     port: int = 8080
 
@@ -76,9 +76,9 @@ def run(options: Options) -> int:
     gc.freeze()  # what is imported stays, so the collector looks at the rest only, and sooner
     try:
         return asyncio.run(Process(options).run())
-    except kopf.LoginError as error:
+    except NoCredentials as error:
         print(f"psr operator: {error}", file=sys.stderr)
-        return 64
+        return ExitCode.CONFIGURATION_ERROR
 
 
 class Process:
@@ -87,16 +87,16 @@ class Process:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.metrics = Metrics()
-        self.cache = Cache()
-        self.queue = Queue(time.monotonic)
+        self.store = Store()
+        self.queue = WorkQueue(time.monotonic)
         self._stop = asyncio.Event()
         self._reached = asyncio.Event()
 
     async def run(self) -> int:
         options = self.options
-        client = Client(login_from(options.kubeconfig))
+        client = Client(kopf_adapter.login_from(options.kubeconfig))
         lease = Lease(client, options.namespace, options.lease, options.identity, options.times)
-        client.written = lambda verb, _path: self.metrics.writes.labels(verb).inc()
+        client.on_write = lambda verb: self.metrics.writes.labels(verb).inc()
         self._take_signals()
         try:
             async with serve(self.metrics, options.port, self._reached.is_set, lambda: True) as port:
@@ -138,19 +138,19 @@ class Process:
 
     async def _acquire(self, client: Client, lease: Lease) -> None:
         """Wait for our kinds to be served, then for the lease: kopf looks at discovery only once."""
-        told = False
+        warned = False
         while True:
             try:
-                found = await client.get(f"/apis/{GROUP}/{VERSION}")
+                served = await client.get(group_version(f"{GROUP}/{VERSION}"))
                 self._reached.set()  # a replica that cannot talk to the apiserver is ready for nothing
-                missing = set(PLURALS.values()) - {item["name"] for item in (found or {}).get("resources", ())}
+                missing = set(PLURALS.values()) - {item["name"] for item in (served or {}).get("resources", ())}
                 if not missing:
                     break
-                if not told:
+                if not warned:
                     log.warning(
                         "waiting for the CustomResourceDefinitions of %s: %s", GROUP, ", ".join(sorted(missing))
                     )
-                    told = True
+                    warned = True
             except (Refused, Unreachable) as error:
                 log.warning("%s", error)
             await asyncio.sleep(1.0)
@@ -159,28 +159,38 @@ class Process:
     async def _work(self, client: Client) -> None:
         """kopf, the workers, the questions to pods, the search for what vanished: until cancelled or one fails."""
         options = self.options
-        asker = Asker(
+        prober = Prober(
             client,
-            self.cache,
+            self.store,
             self.queue,
             time.monotonic,
             self._server_of,
             progress_port=options.settings.progress_port,
-            pace=options.pace,
+            intervals=options.intervals,
         )
-        watches = Watches(client, self.cache, self.queue, asker)
-        writer = Writer(client, self.cache, options.settings, watches.noted)
-        patience = min(OBSTACLE_SECONDS, options.resync_seconds)
+        informer = Informer(client, self.store, self.queue, prober, load_all())
+        writer = Writer(client, self.store, options.settings, informer.changed)
         reconciler = Reconciler(
-            client, self.cache, self.queue, writer, asker, made=self._made, obstacle_seconds=patience
+            client,
+            self.store,
+            writer,
+            prober,
+            informer,
+            on_child=self._on_child,
+            obstacle_seconds=min(OBSTACLE_SECONDS, options.resync_seconds),
         )
-        await self._list_everything(watches)
-        registry = kopf.OperatorRegistry()
-        watches.register(registry, client.credentials)
+        await self._list_everything(informer)
+        watch = kopf_adapter.watch(
+            client,
+            informer,
+            identity=options.identity,
+            namespaces=options.namespaces,
+            on_start=self._take_signals,
+        )
         tasks = [
-            asyncio.create_task(self._watch(registry), name="kopf"),
-            asyncio.create_task(asker.run(), name="questions"),
-            asyncio.create_task(self._look_for_vanished(watches), name="vanished"),
+            asyncio.create_task(watch, name="kopf"),
+            asyncio.create_task(prober.run(), name="prober"),
+            asyncio.create_task(self._find_vanished(informer), name="vanished"),
             *(asyncio.create_task(self._worker(reconciler), name=f"worker-{number}") for number in range(WORKERS)),
         ]
         try:
@@ -192,21 +202,6 @@ class Process:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _watch(self, registry: kopf.OperatorRegistry) -> None:
-        ours = asyncio.all_tasks()
-        tasks = await kopf.spawn_tasks(
-            registry=registry,
-            settings=settings_for_watching(),
-            memories=NoMemories(),
-            identity=Identity(self.options.identity),  # else it asks for the user's name, which a pod has none of
-            standalone=True,
-            clusterwide=not self.options.namespaces,
-            namespaces=list(self.options.namespaces),
-            stop_flag=asyncio.Event(),
-        )
-        self._take_signals()  # kopf has taken them over
-        await kopf.run_tasks(tasks, ignored=ours)
 
     def _take_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -236,43 +231,43 @@ class Process:
                 self.queue.add(key, again, planned=True)
             self.metrics.queue.set(len(self.queue))
 
-    def _made(self, key: Key) -> None:
-        """A child was made: how long ago that had happened for which it was made."""
+    def _on_child(self, key: Key) -> None:
+        """A child or Workload was created: how long ago that had happened for which it was created."""
         self.metrics.child_delay.observe(time.monotonic() - self.queue.since(key))
 
-    async def _list_everything(self, watches: Watches) -> None:
+    async def _list_everything(self, informer: Informer) -> None:
         """Take in what exists; an apiserver that has just begun may refuse for a while."""
         while True:
             try:
-                await watches.list_everything(self._namespaces())
+                await informer.list_everything(self._namespaces())
                 self._count_objects()
                 return
             except (Refused, Unreachable) as error:
                 log.warning("what exists cannot be listed now: %s", error)
                 await asyncio.sleep(1.0)
 
-    async def _look_for_vanished(self, watches: Watches) -> None:
+    async def _find_vanished(self, informer: Informer) -> None:
         """Compare what is known with lists of everything: soon, for what went before kopf watched, then regularly."""
-        pause = min(TELLING_SECONDS, self.options.resync_seconds)
-        while watches.untold:
-            left = len(watches.untold)
+        pause = min(CONFIRMING_SECONDS, self.options.resync_seconds)
+        while informer.unconfirmed:
+            left = len(informer.unconfirmed)
             await asyncio.sleep(pause)
-            if len(watches.untold) == left:
-                await self._compare(watches)
+            if len(informer.unconfirmed) == left:
+                await self._compare(informer)
                 pause = min(2 * pause, self.options.resync_seconds)
         while True:
             await asyncio.sleep(self.options.resync_seconds)
-            await self._compare(watches)
+            await self._compare(informer)
 
-    async def _compare(self, watches: Watches) -> None:
+    async def _compare(self, informer: Informer) -> None:
         self._count_objects()
         try:
-            count = await watches.look_for_vanished(self._namespaces())
+            count = await informer.find_vanished(self._namespaces())
         except (Refused, Unreachable) as error:
-            log.warning("what vanished cannot be looked for now: %s", error)
+            log.warning("what vanished cannot be found now: %s", error)
             return
         if count:
-            log.info("%d objects had gone without a word", count)
+            log.info("%d objects had gone without an event", count)
             self.metrics.vanished.inc(count)
 
     def _namespaces(self) -> list[str | None]:
@@ -280,11 +275,11 @@ class Process:
 
     def _count_objects(self) -> None:
         for kind in PLURALS:
-            self.metrics.objects.labels(kind).set(len(self.cache.of_kind(kind)))
+            self.metrics.objects.labels(kind).set(len(self.store.of_kind(kind)))
 
     def _server_of(self, uid: str) -> PolicyServer | None:
-        key = self.cache.key_of_uid(uid)
+        key = self.store.key_of_uid(uid)
         with contextlib.suppress(ValueError):
-            found = self.cache.resource(key) if key is not None else None
-            return found if isinstance(found, PolicyServer) else None
+            resource = self.store.resource(key) if key is not None else None
+            return resource if isinstance(resource, PolicyServer) else None
         return None

@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-import kopf
-
-from psr_operator.controller.apply import collection_of
-from psr_operator.controller.client import Client, Refused, Unreachable, login_from
+from psr_operator.controller.client import Client, NoCredentials, Refused, Unreachable
+from psr_operator.controller.kopf_adapter import login_from
+from psr_operator.controller.paths import object_path
 
 POLL_SECONDS = 1.0
 
@@ -26,7 +25,7 @@ class Reader:
     """
 
     def __init__(self, kind: str, namespace: str, name: str, kubeconfig: str | None) -> None:
-        self._path = f"{collection_of(kind, namespace)}/{name}"
+        self._path = object_path(kind, namespace, name)
         self._kubeconfig = kubeconfig
 
     def read(self) -> Mapping[str, Any] | None:
@@ -37,7 +36,7 @@ class Reader:
         """
         try:
             return asyncio.run(self._read())
-        except (Refused, kopf.LoginError, OSError) as error:
+        except (Refused, NoCredentials, OSError) as error:
             raise CannotRead(str(error)) from error
 
     async def _read(self) -> dict[str, Any] | None:

@@ -1,12 +1,11 @@
 """Workload and Server → Kubernetes objects. Pure functions: values in, objects out; whoever calls them sends them.
 
-`pod.py` and `volumes.py` hold the one pod template, `job.py` and `server.py` what stands around it, `shards.py` how one
-configuration serves all pods of a Job, `labels.py` what everything is known by, `merge.py` how a manifest's wishes come
-in.
+`pod.py` and `volumes.py` hold the one pod template; `stage.py` makes a stage's pods of it and `server.py` a server with
+all its objects. `shards.py` says how one configuration serves all pods of a Workload, `labels.py` what every object is
+known by, `merge.py` how a manifest's wishes come in. The objects around a stage's pods are a back end's (`backends/`).
 No client is imported here, and nothing depends on what the cluster holds.
 """
 
-from psr_operator.render.job import job
 from psr_operator.render.labels import (
     ANNOTATION_MODEL_HASH,
     ANNOTATION_REVISION,
@@ -24,7 +23,7 @@ from psr_operator.render.labels import (
     MANAGED_BY,
     owner_reference,
 )
-from psr_operator.render.server import key_secret, key_secret_name, model_hash, server, server_hash
+from psr_operator.render.server import key_secret, model_hash, server, server_hash
 from psr_operator.render.settings import REVISION, PodDefaults, RenderError, Settings, resolved_image
 
 __all__ = [
@@ -46,9 +45,7 @@ __all__ = [
     "PodDefaults",
     "RenderError",
     "Settings",
-    "job",
     "key_secret",
-    "key_secret_name",
     "model_hash",
     "owner_reference",
     "resolved_image",

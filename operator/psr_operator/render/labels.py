@@ -21,6 +21,8 @@ LABEL_WORKLOAD = "psr.dev/workload"
 LABEL_ATTEMPT = "psr.dev/attempt"
 LABEL_STAGE = "psr.dev/stage"
 LABEL_SERVER = "psr.dev/server"
+LABEL_INDEX = "batch.kubernetes.io/job-completion-index"
+"""Kubernetes' own: the number of a pod among those of its Job."""
 
 ANNOTATION_REVISION = "psr.dev/revision"
 ANNOTATION_SERVER_HASH = "psr.dev/server-hash"
@@ -66,17 +68,17 @@ def metadata(name: str, owner: Resource, own: Mapping[str, str], **more: Mapping
         own: its labels.
         more: `labels` and `annotations` that its owner passes on.
     """
-    found: dict[str, Any] = {
+    rendered: dict[str, Any] = {
         "name": name,
         "namespace": owner.metadata.namespace,
         "labels": {**foreign(more.get("labels", {})), **own},
         "ownerReferences": [owner_reference(owner)],
     }
     if more.get("annotations"):
-        found["annotations"] = dict(more["annotations"])
-    return found
+        rendered["annotations"] = dict(more["annotations"])
+    return rendered
 
 
-def foreign(given: Mapping[str, str]) -> dict[str, str]:
+def foreign(entries: Mapping[str, str]) -> dict[str, str]:
     """The labels or annotations that are not the operator's."""
-    return {key: value for key, value in given.items() if not key.startswith(OURS)}
+    return {key: value for key, value in entries.items() if not key.startswith(OURS)}

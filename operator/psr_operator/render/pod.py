@@ -27,6 +27,7 @@ from psr_operator.render.volumes import (
     mounts_of,
     volumes_of,
 )
+from psr_runtime.protocol import SCRATCH_VARIABLE, TERMINATION_VARIABLE
 
 USER = 65532
 """User and group of every process; the images need no entry for it."""
@@ -54,8 +55,8 @@ CONFINED = {
 """Security context of every container."""
 
 ENVIRONMENT = {
-    "PSR_SCRATCH": SCRATCH,
-    "PSR_TERMINATION_MESSAGE": MESSAGE,
+    SCRATCH_VARIABLE: SCRATCH,
+    TERMINATION_VARIABLE: MESSAGE,
     **CACHES,
     "USER": "psr",  # getpass asks for it before it asks for an entry in /etc/passwd
     "HF_HUB_OFFLINE": "1",
@@ -144,8 +145,8 @@ def template(
     if container.bring is not None:
         spec["initContainers"] = [_bringer(container.bring, placement.resources, settings)]
     metadata = {"labels": {**foreign(placement.labels), **foreign(pod.labels), **labels}}
-    if noted := {**foreign(placement.annotations), **foreign(pod.annotations), **annotations}:
-        metadata["annotations"] = noted
+    if notes := {**foreign(placement.annotations), **foreign(pod.annotations), **annotations}:
+        metadata["annotations"] = notes
     return {"metadata": metadata, "spec": spec}
 
 
@@ -190,7 +191,7 @@ def _container(
     brought = [variable("PYTHONPATH", BROUGHT)] if container.bring is not None else []
     trusted = placement.storage is not None and placement.storage.ca_secret is not None
     bundle = [variable("AWS_CA_BUNDLE", f"{CERTIFICATES}/{CA_FILE}")] if trusted else []
-    found: dict[str, Any] = {
+    rendered: dict[str, Any] = {
         "name": container.name,
         "image": container.image,
         "imagePullPolicy": settings.image_pull_policy,
@@ -209,18 +210,18 @@ def _container(
         **container.probes,
     }
     if container.ports:
-        found["ports"] = [
+        rendered["ports"] = [
             {"name": name, "containerPort": port, "protocol": "TCP"} for name, port in container.ports.items()
         ]
     if placement.storage is not None and placement.storage.credentials_secret is not None:
-        found["envFrom"] = [{"secretRef": {"name": placement.storage.credentials_secret}}]
+        rendered["envFrom"] = [{"secretRef": {"name": placement.storage.credentials_secret}}]
     wishes = {
         "env": [item.to_json() for item in pod.env if not item.name.startswith("PSR_")],
         "volumeMounts": [
             item.model_dump(by_alias=True, exclude_none=True, exclude_defaults=True) for item in pod.volume_mounts
         ],
     }
-    return merge(found, wishes)
+    return merge(rendered, wishes)
 
 
 def _bringer(image: str, resources: Resources, settings: Settings) -> dict[str, Any]:
@@ -241,14 +242,14 @@ def _resources(resources: Resources, pod: PodOverrides) -> dict[str, Any]:
     limits = {"memory": resources.memory}
     if resources.gpus:
         requests[resources.gpu_resource] = limits[resources.gpu_resource] = str(resources.gpus)
-    found: dict[str, Any] = {
+    rendered: dict[str, Any] = {
         kind: {name: amount for name, amount in amounts.items() if amount is not None}
         for kind, amounts in (("requests", requests), ("limits", limits))
     }
-    found = {kind: amounts for kind, amounts in found.items() if amounts}
+    rendered = {kind: amounts for kind, amounts in rendered.items() if amounts}
     if pod.resource_claims:
-        found["claims"] = [{"name": item.name} for item in pod.resource_claims]
-    return found
+        rendered["claims"] = [{"name": item.name} for item in pod.resource_claims]
+    return rendered
 
 
 def _service_account(placement: Placement, settings: Settings) -> dict[str, str]:

@@ -32,12 +32,10 @@ from psr_operator.render.pod import Container, apart, secret_variable, template
 from psr_operator.render.settings import REVISION, Settings, resolved_image
 from psr_operator.render.volumes import CONFIG, SCRATCH
 from psr_runtime.config import ServeStage
+from psr_runtime.protocol import API_PORT, KEY_VARIABLE, READY_PATH, SECRET_KEY, control_port, key_secret_name
 
 CONTAINER = "server"
-PORT = 8000
 FILE = "serve.json"
-KEY = "key"
-"""Key of the bearer key in its Secret."""
 GRACE_SECONDS = 60
 PROGRESS_SECONDS = 7200
 """A large model may take this long to load before Kubernetes calls the Deployment stuck."""
@@ -85,11 +83,6 @@ def server(server: Server, owner: Resource, settings: Settings, image: str | Non
     ]
 
 
-def key_secret_name(server_name: str) -> str:
-    """Name of the Secret with a server's bearer key."""
-    return f"{server_name}-key"
-
-
 def key_secret(server_name: str, owner: Resource, key: str) -> dict[str, Any]:
     """The Secret with the bearer key that a server asks for and its clients show."""
     return {
@@ -97,7 +90,7 @@ def key_secret(server_name: str, owner: Resource, key: str) -> dict[str, Any]:
         "kind": "Secret",
         "metadata": metadata(key_secret_name(server_name), owner, labels(owner, "server", {LABEL_SERVER: server_name})),
         "type": "Opaque",
-        "data": {KEY: base64.b64encode(key.encode()).decode()},
+        "data": {SECRET_KEY: base64.b64encode(key.encode()).decode()},
     }
 
 
@@ -156,7 +149,7 @@ def _deployment(
                     name=CONTAINER,
                     image=image or resolved_image(server, settings),
                     command=["python3", "-m", "psr_runtime", "serve", "--config", f"{CONFIG}/{FILE}"],
-                    env=[secret_variable("PSR_SERVER_KEY", key_secret_name(server.name), KEY)],
+                    env=[secret_variable(KEY_VARIABLE, key_secret_name(server.name), SECRET_KEY)],
                     ports=_ports(config),
                     probes=_probes(),
                     config_map=_config_name(server),
@@ -182,7 +175,7 @@ def _configuration(server: Server) -> ServeStage:
         engine=server.engine,
         storage=server.storage,
         host="0.0.0.0",
-        port=server.port or PORT,
+        port=server.port or API_PORT,
         scratch=SCRATCH,
     )
 
@@ -192,14 +185,14 @@ def _config_name(server: Server) -> str:
 
 
 def _ports(config: ServeStage) -> dict[str, int]:
-    return {"api": config.port, "control": config.port + 1}
+    return {"api": config.port, "control": control_port(config.port)}
 
 
 def _probes() -> dict[str, Any]:
     """Ready: the wanted model is served. Alive: the supervisor answers, however long a model takes to load."""
     return {
         "readinessProbe": {
-            "httpGet": {"path": "/psr/ready", "port": "control"},
+            "httpGet": {"path": READY_PATH, "port": "control"},
             "periodSeconds": 5,
             "timeoutSeconds": 5,
         },

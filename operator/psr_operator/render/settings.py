@@ -12,6 +12,7 @@ from psr_operator.planner.types import Placement, Server, Workload
 from psr_operator.reasons import Reason
 from psr_operator.render.merge import merge
 from psr_runtime.config import Schema
+from psr_runtime.protocol import PROGRESS_PORT
 
 REVISION = 1
 """Raised when what is rendered from the same value changes; it stands on every Job and Deployment."""
@@ -28,10 +29,10 @@ class PodDefaults(Schema):
         default = self.gpu if placement.resources.gpus else self.cpu
         if placement.pod is None:
             return default
-        return PodOverrides.model_validate(merge(_given(default), _given(placement.pod)))
+        return PodOverrides.model_validate(merge(_set_fields(default), _set_fields(placement.pod)))
 
 
-def _given(pod: PodOverrides) -> dict[str, Any]:
+def _set_fields(pod: PodOverrides) -> dict[str, Any]:
     return pod.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
 
 
@@ -52,7 +53,7 @@ class Settings:
     inference_image: str
     image_pull_policy: str = "IfNotPresent"
     service_accounts: frozenset[str] = frozenset()
-    progress_port: int = 8090
+    progress_port: int = PROGRESS_PORT
     bring_runtime: bool = False
     pod_defaults: PodDefaults = field(default_factory=PodDefaults)
 

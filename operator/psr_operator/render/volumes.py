@@ -26,39 +26,39 @@ def volumes_of(placement: Placement, config_map: str | None) -> list[dict[str, A
     shared: dict[str, Any] = {"medium": "Memory"}
     if placement.resources.shared_memory is not None:
         shared["sizeLimit"] = placement.resources.shared_memory
-    found: list[dict[str, Any]] = [
+    volumes: list[dict[str, Any]] = [
         {"name": "scratch", "emptyDir": {}},
         {"name": "tmp", "emptyDir": {}},
         {"name": "cache", "emptyDir": {}},
         {"name": "shared-memory", "emptyDir": shared},
     ]
     if config_map is not None:
-        found.append({"name": "config", "configMap": {"name": config_map}})
+        volumes.append({"name": "config", "configMap": {"name": config_map}})
     if placement.storage is not None and placement.storage.volume is not None:
         claim = {"claimName": placement.storage.volume.claim_name}
-        found.append({"name": "storage", "persistentVolumeClaim": claim})
+        volumes.append({"name": "storage", "persistentVolumeClaim": claim})
     if placement.storage is not None and placement.storage.ca_secret is not None:
         items = [{"key": CA_FILE, "path": CA_FILE}]
-        found.append({"name": "storage-ca", "secret": {"secretName": placement.storage.ca_secret, "items": items}})
-    return found
+        volumes.append({"name": "storage-ca", "secret": {"secretName": placement.storage.ca_secret, "items": items}})
+    return volumes
 
 
 def mounts_of(placement: Placement, config_map: str | None, *, writes: bool = True) -> list[dict[str, Any]]:
     """Where they appear. `writes`: whether the pod leaves anything in its storage."""
-    found: list[dict[str, Any]] = [
+    mounts: list[dict[str, Any]] = [
         {"name": "scratch", "mountPath": SCRATCH},
         {"name": "tmp", "mountPath": "/tmp"},
         {"name": "cache", "mountPath": CACHE},
         {"name": "shared-memory", "mountPath": "/dev/shm"},
     ]
     if config_map is not None:
-        found.append({"name": "config", "mountPath": CONFIG, "readOnly": True})
+        mounts.append({"name": "config", "mountPath": CONFIG, "readOnly": True})
     if placement.storage is not None and placement.storage.volume is not None:
         only = {} if writes else {"readOnly": True}
-        found.append({"name": "storage", "mountPath": placement.storage.volume.mount_path, **only})
+        mounts.append({"name": "storage", "mountPath": placement.storage.volume.mount_path, **only})
     if placement.storage is not None and placement.storage.ca_secret is not None:
-        found.append({"name": "storage-ca", "mountPath": CERTIFICATES, "readOnly": True})
-    return found
+        mounts.append({"name": "storage-ca", "mountPath": CERTIFICATES, "readOnly": True})
+    return mounts
 
 
 def check_uris(uris: Mapping[str, str], placement: Placement) -> None:

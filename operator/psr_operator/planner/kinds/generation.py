@@ -13,6 +13,7 @@ from psr_operator.planner.types import Observed, Plan
 from psr_operator.planner.work import method_fields, plan_work, stage_fields
 from psr_operator.reasons import Reason
 from psr_runtime.config import MergeStage, SearchMethod, SearchStage, StageConfig
+from psr_runtime.stages import shard_folder
 
 
 def plan_generation(generation: PreferenceGeneration, observed: Observed, now: datetime) -> Plan:
@@ -20,7 +21,7 @@ def plan_generation(generation: PreferenceGeneration, observed: Observed, now: d
     spec = generation.spec
     endpoint, waits = endpoint_of(generation, observed)
     shared = stage_fields(generation)
-    parts = [f"{shared['output']}/shards/{index}-of-{spec.shards}" for index in range(spec.shards)]
+    parts = [f"{shared['output']}/{shard_folder(index, spec.shards)}" for index in range(spec.shards)]
 
     def search(_: Results) -> tuple[StageConfig, ...]:
         method = method_fields(generation, SearchMethod)

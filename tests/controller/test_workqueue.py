@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from psr_operator.controller.queue import FIRST_PAUSE, LONGEST_PAUSE, Key, Queue
+from psr_operator.controller.workqueue import FIRST_PAUSE, LONGEST_PAUSE, Key, WorkQueue
 
 RUNNER = asyncio.Runner()
 """A queue lives in one event loop."""
@@ -19,7 +19,7 @@ class Clock:
         return self.now
 
 
-def taken(queue: Queue) -> Key | None:
+def taken(queue: WorkQueue) -> Key | None:
     """What is due now."""
 
     async def take() -> Key | None:
@@ -32,7 +32,7 @@ def taken(queue: Queue) -> Key | None:
 
 
 def test_many_events_are_one_look() -> None:
-    queue = Queue(Clock())
+    queue = WorkQueue(Clock())
     for _ in range(100):
         queue.add(A)
     assert taken(queue) == A
@@ -40,7 +40,7 @@ def test_many_events_are_one_look() -> None:
 
 
 def test_a_key_is_not_given_out_twice_at_a_time() -> None:
-    queue = Queue(Clock())
+    queue = WorkQueue(Clock())
     queue.add(A)
     assert taken(queue) == A
     queue.add(A)
@@ -53,7 +53,7 @@ def test_a_key_is_not_given_out_twice_at_a_time() -> None:
 
 def test_an_earlier_time_counts() -> None:
     clock = Clock()
-    queue = Queue(clock)
+    queue = WorkQueue(clock)
     queue.add(A, after=10)
     queue.add(A, after=1)
     queue.add(A, after=5)
@@ -67,7 +67,7 @@ def test_an_earlier_time_counts() -> None:
 
 def test_errors_wait_longer_each_time_whatever_happens() -> None:
     clock = Clock()
-    queue = Queue(clock)
+    queue = WorkQueue(clock)
     queue.add(A)
     pauses = []
     for _ in range(12):
@@ -87,7 +87,7 @@ def test_errors_wait_longer_each_time_whatever_happens() -> None:
 
 def test_who_waits_is_woken() -> None:
     async def scene() -> Key:
-        queue = Queue(asyncio.get_running_loop().time)
+        queue = WorkQueue(asyncio.get_running_loop().time)
         waiting = asyncio.create_task(queue.take())
         await asyncio.sleep(0)
         queue.add(A, after=60)
@@ -99,7 +99,7 @@ def test_who_waits_is_woken() -> None:
 
 
 def test_a_forgotten_key_does_not_come() -> None:
-    queue = Queue(Clock())
+    queue = WorkQueue(Clock())
     queue.add(A)
     queue.forget(A)
     assert taken(queue) is None
@@ -108,7 +108,7 @@ def test_a_forgotten_key_does_not_come() -> None:
 
 def test_it_tells_since_when_there_was_something_to_look_at() -> None:
     clock = Clock()
-    queue = Queue(clock)
+    queue = WorkQueue(clock)
     clock.now = 1
     queue.add(A, after=2)
     clock.now = 2

@@ -1,8 +1,8 @@
 """One object: read, observe, plan to a fixed point, one status write, carry out, report.
 
 The planner is asked again on its own answer until it has nothing to add, so that a chain of decisions (an attempt ends,
-the next step begins) is one write. The intent stands in the status before anything is made; what a crash leaves between
-two writes, the next look finishes.
+the next task begins) is one write. The intent stands in the status before anything is made; what a crash leaves between
+two writes, the next reconciliation finishes.
 """
 
 from __future__ import annotations
@@ -16,28 +16,32 @@ from typing import Any
 from pydantic import ValidationError
 
 from psr_operator.api import KINDS, PolicyServer, Resource
-from psr_operator.api.common import Status, WorkStatus
+from psr_operator.api.common import Meta, Status, WorkStatus
+from psr_operator.backends.facts import PodFacts
 from psr_operator.conditions import State, Summary, Transition, status_fields, transition
-from psr_operator.controller.apply import Obstacle, Writer, collection_of
-from psr_operator.controller.ask import Asker
-from psr_operator.controller.cache import Cache, Entry
 from psr_operator.controller.client import Client, Refused
-from psr_operator.controller.facts import JobFacts, PodFacts, deployment_facts, job_facts, pod_facts
-from psr_operator.controller.observe import server_state, workload_states
-from psr_operator.controller.queue import Key, Queue
+from psr_operator.controller.informer import Informer
+from psr_operator.controller.paths import collection_of, path_of
+from psr_operator.controller.prober import Prober
+from psr_operator.controller.server_state import server_state
+from psr_operator.controller.store import Entry, Store
+from psr_operator.controller.workload_state import workload_states
+from psr_operator.controller.workqueue import Key
+from psr_operator.controller.writer import Obstacle, Writer
 from psr_operator.planner import plan
 from psr_operator.planner.types import Observed, Plan, ServerState
 from psr_operator.reasons import Reason
 from psr_operator.render import LABEL_UID
+from psr_runtime.protocol import API_PORT
 
 log = logging.getLogger(__name__)
 
 LONGEST_CHAIN = 20
 """Plans on top of each other; more means that the planner undoes itself."""
 OBSTACLE_SECONDS = 60.0
-"""Between two looks at whether something that could not be made can be made now."""
-UNHEARD_SECONDS = 0.5
-"""Until a server that was Ready is looked at again, while one of its pods has not been asked yet."""
+"""Between two checks of whether something that could not be made can be made now."""
+UNASKED_SECONDS = 0.5
+"""Until a server that was Ready is reconciled again, while one of its pods has not been asked yet."""
 
 
 @dataclass
@@ -46,54 +50,54 @@ class Reconciler:
 
     Attributes:
         now: tells the time; aware.
-        made: told of each child that was made, by the kind of its parent.
-        obstacle_seconds: between two looks at whether something that could not be made can be made now.
+        on_child: called for each child or Workload that was created, with the key of its parent.
+        obstacle_seconds: between two checks of whether something that could not be made can be made now.
     """
 
     client: Client
-    cache: Cache
-    queue: Queue
+    store: Store
     writer: Writer
-    asker: Asker
+    prober: Prober
+    informer: Informer
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
-    made: Callable[[Key], None] = lambda _key: None
+    on_child: Callable[[Key], None] = lambda _key: None
     obstacle_seconds: float = OBSTACLE_SECONDS
     _obstacles: dict[Key, tuple[tuple[str, int], Obstacle]] = field(default_factory=dict)
 
     async def reconcile(self, key: Key) -> float | None:
-        """Look at one object.
+        """Reconcile one object.
 
         Returns:
-            Seconds after which to look again even if nothing happens, None for no need.
+            Seconds after which to do it again even if nothing happens, None for no need.
 
         Raises:
             Refused, Unreachable: to be tried again, with growing pauses.
         """
-        entry = self.cache.get(key)
+        entry = self.store.get(key)
         if entry is None or entry.deleting:
             self._obstacles.pop(key, None)
             return None
         try:
-            resource = self.cache.resource(key)
+            resource = self.store.resource(key)
         except ValidationError as error:
             await self._invalid(key, entry, error)
             return None
         assert resource is not None
-        if await self._still_in_the_way(key, resource):
+        if await self._still_obstructed(key, resource):
             return self.obstacle_seconds
-        if self._unheard(resource):
-            return UNHEARD_SECONDS
-        planned, wanted, told = fold(resource, self._observe(resource), self.now())
+        if self._unasked(resource):
+            return UNASKED_SECONDS
+        planned, wanted, transitions = fold(resource, self._observe(resource), self.now())
         if _needs_proof(resource, planned):
             await self._refresh(resource)
-            planned, wanted, told = fold(resource, self._observe(resource), self.now())
+            planned, wanted, transitions = fold(resource, self._observe(resource), self.now())
         await self._store(key, entry, resource, planned)
         try:
             await self._carry_out(key, planned, wanted)
         except Obstacle as obstacle:
             await self._stall(key, planned, obstacle)
             return self.obstacle_seconds
-        for item in told:
+        for item in transitions:
             await self.writer.event(planned, item, self.now())
         return wanted.again_after
 
@@ -101,27 +105,29 @@ class Reconciler:
 
     def _observe(self, resource: Resource) -> Observed:
         uid, namespace = resource.metadata.uid, resource.metadata.namespace
-        jobs: list[JobFacts] = [job for job in self.cache.jobs.of(uid) if job.owner == uid]
-        ours = {job.uid for job in jobs}
-        pods: list[PodFacts] = [
-            pod
-            for pod in self.cache.pods.of(uid)
-            if pod.owner in ours or pod.server or pod.owner not in self.cache.jobs.by_uid
-        ]
+        pods = [pod for pod in self.store.pods.of(uid) if self._is_own(pod, uid)]
         peers = {}
-        entry = self.cache.get(Key(resource.kind, namespace, resource.metadata.name))
+        entry = self.store.get(Key(resource.kind, namespace, resource.metadata.name))
         for name in entry.names if entry is not None else ():
             peer = self._read(Key("PolicyServer", namespace, name))
             if peer is not None:
                 peers[name] = peer
-        children = tuple(found for key in self.cache.children(uid) if (found := self._read(key)) is not None)
-        states = workload_states(jobs, pods, self.asker.heard_of(uid))
+        children = tuple(child for key in self.store.children(uid) if (child := self._read(key)) is not None)
+        states = workload_states(self.store.workloads_of(uid), pods, self.prober.progress_of(uid))
         return Observed(states, self._server(resource, pods), children, peers)
 
+    def _is_own(self, pod: PodFacts, uid: str) -> bool:
+        """Whether a pod that names an object in its labels is its own: of a server, of a Workload that the object
+        controls, or of one that is gone already."""
+        if pod.server or pod.owner not in self.store.workloads.by_uid:
+            return True
+        workload = self.store.workload_of(pod)
+        return workload is not None and workload.owner == uid
+
     def _read(self, key: Key) -> Resource | None:
-        """An object from the cache; None for one that is not there or cannot be read (it says so itself)."""
+        """An object from the store; None for one that is not there or cannot be read (it says so itself)."""
         try:
-            return self.cache.resource(key)
+            return self.store.resource(key)
         except ValidationError:
             return None
 
@@ -129,43 +135,41 @@ class Reconciler:
         if not isinstance(resource, PolicyServer):
             return ()
         meta, spec = resource.metadata, resource.spec
-        deployment = next((item for item in self.cache.deployments.of(meta.uid) if item.owner == meta.uid), None)
         state = server_state(
             meta.name,
-            deployment,
+            self.store.deployment_of(meta.uid),
             pods,
-            self.asker.told,
-            url=f"http://{meta.name}.{meta.namespace}.svc:{spec.port or 8000}",
+            self.prober.reports,
+            url=f"http://{meta.name}.{meta.namespace}.svc:{spec.port or API_PORT}",
             model=spec.model.uri,
             digest=spec.model_digest,
         )
         return (state,) if state is not None else ()
 
-    def _unheard(self, resource: Resource) -> bool:
+    def _unasked(self, resource: Resource) -> bool:
         """Whether a Ready server has a pod that was not asked yet: it must not look unready to a new operator."""
         if not isinstance(resource, PolicyServer) or not (resource.spec.active and resource.status.endpoints):
             return False
-        pods = self.cache.pods.of(resource.metadata.uid)
-        return any(pod.server and pod.ready and not pod.deleting and pod.uid not in self.asker.tried for pod in pods)
+        pods = self.store.pods.of(resource.metadata.uid)
+        return any(pod.server and pod.ready and not pod.deleting and pod.uid not in self.prober.tried for pod in pods)
 
     async def _refresh(self, resource: Resource) -> None:
         """Read what an object owns from the apiserver itself."""
         meta = resource.metadata
         selector = f"{LABEL_UID}={meta.uid}"
-        kinds: tuple[tuple[str, Callable[[Any], Any]], ...] = (("Job", job_facts), ("Pod", pod_facts))
-        if isinstance(resource, PolicyServer):
-            kinds = (("Deployment", deployment_facts), ("Pod", pod_facts))
-        for kind, facts_of in kinds:
-            shelf = self.cache.shelf(kind)
-            before = {item.uid for item in shelf.of(meta.uid)}
-            found = set()
-            async for raw in self.client.items(collection_of(kind, meta.namespace), selector):
-                facts = facts_of(raw)
+        server = isinstance(resource, PolicyServer)
+        for of in self.informer.dependents():
+            if of.kind.kind != "Pod" and server != (of.index is self.store.deployments):
+                continue  # servers own Deployments, everything else owns Workloads
+            before = {facts.uid for facts in of.index.of(meta.uid)} & of.known()
+            listed = set()
+            async for raw in self.client.items(collection_of(of.kind, meta.namespace), selector):
+                facts = of.facts_of(raw)
                 if facts is not None:
-                    found.add(facts.uid)
-                    shelf.put(facts)
-            for uid in before - found:
-                shelf.drop(uid)
+                    listed.add(facts.uid)
+                    of.index.put(facts)
+            for uid in before - listed:
+                of.index.drop(uid)
 
     # --- what is written
 
@@ -181,30 +185,29 @@ class Reconciler:
             raise
 
     async def _read_again(self, key: Key) -> None:
-        """Take in the newest version of an object that the cache is behind of."""
-        raw = await self.client.get(f"{collection_of(key.kind, key.namespace)}/{key.name}")
+        """Take in the newest version of an object that the store is behind of."""
+        raw = await self.client.get(path_of(key))
         if raw is None:
-            self.cache.drop(key)
+            self.store.drop(key)
         else:
-            self.cache.put(raw)
+            self.store.put(raw)
 
     async def _carry_out(self, key: Key, resource: Resource, wanted: Plan) -> None:
         for child in wanted.children:
             if await self.writer.child(resource, child):
-                self.made(key)
-        jobs = {job.name: job for job in self.cache.jobs.of(resource.metadata.uid)}
+                self.on_child(key)
+        workloads = {facts.name: facts for facts in self.store.workloads.of(resource.metadata.uid)}
         for name in wanted.stop:
-            if name in jobs:
-                await self.writer.stop(jobs[name])
+            if name in workloads:
+                await self.writer.stop(workloads[name])
         for workload in wanted.workloads:
             if await self.writer.workload(resource, workload):
-                self.made(key)
+                self.on_child(key)
         if isinstance(resource, PolicyServer):
-            uid = resource.metadata.uid
-            deployment = next((item for item in self.cache.deployments.of(uid) if item.owner == uid), None)
+            deployment = self.store.deployment_of(resource.metadata.uid)
             for server in wanted.servers:
                 if await self.writer.server(resource, server, deployment):
-                    self.made(key)
+                    self.on_child(key)
             if not wanted.servers and deployment is not None:
                 await self.writer.release(resource, deployment)
 
@@ -212,26 +215,26 @@ class Reconciler:
         """Say that what is wanted cannot be made."""
         log.warning("%s/%s %s: %s", key.namespace, resource.ref, obstacle.reason, obstacle)
         self._obstacles[key] = (_spec_of(resource), obstacle)
-        await self._stand(key, resource, Summary(State.FAILED, obstacle.reason, str(obstacle)))
+        await self._store_summary(key, resource, Summary(State.FAILED, obstacle.reason, str(obstacle)))
 
-    async def _stand(self, key: Key, resource: Resource, summary: Summary) -> None:
-        entry = self.cache.get(key)
+    async def _store_summary(self, key: Key, resource: Resource, summary: Summary) -> None:
+        entry = self.store.get(key)
         if entry is None:
             return
         before = entry.raw().get("status") or {}
         status = resource.status.model_copy(update=status_fields(summary, resource, self.now())).to_json()
         if status != before:
             await self.writer.status(key, entry, before, status)
-            told = transition(resource, summary)
-            if told is not None:
-                await self.writer.event(resource, told, self.now())
+            item = transition(resource, summary)
+            if item is not None:
+                await self.writer.event(resource, item, self.now())
 
-    async def _still_in_the_way(self, key: Key, resource: Resource) -> bool:
+    async def _still_obstructed(self, key: Key, resource: Resource) -> bool:
         """Whether what could not be made for this very spec cannot be made now either."""
         if key not in self._obstacles:
             return False
         spec, obstacle = self._obstacles[key]
-        if spec == _spec_of(resource) and await self.writer.still(obstacle):
+        if spec == _spec_of(resource) and await self.writer.still_refused(obstacle):
             return True
         del self._obstacles[key]
         return False
@@ -252,7 +255,7 @@ class Reconciler:
         )
         bare = kind.model_construct(kind=key.kind, metadata=_meta(raw), spec=None, status=status)
         summary = Summary(State.FAILED, Reason.INVALID_SPEC, f"{faults}; correct it and apply it again")
-        await self._stand(key, bare, summary)
+        await self._store_summary(key, bare, summary)
 
 
 def fold(resource: Resource, observed: Observed, now: datetime) -> tuple[Resource, Plan, list[Transition]]:
@@ -261,13 +264,13 @@ def fold(resource: Resource, observed: Observed, now: datetime) -> tuple[Resourc
     Returns:
         The object with the status to be stored, its plan, and the transitions on the way that are worth an event.
     """
-    told: list[Transition] = []
+    transitions: list[Transition] = []
     for _ in range(LONGEST_CHAIN):
         wanted = plan(resource, observed, now)
         if wanted.transition is not None and wanted.transition.eventful:
-            told.append(wanted.transition)
+            transitions.append(wanted.transition)
         if wanted.status == resource.status:
-            return resource, wanted, told
+            return resource, wanted, transitions
         resource = resource.model_copy(update={"status": wanted.status})
     raise RuntimeError(f"{resource.ref}: the plans of this object undo each other; please report it with its manifest")
 
@@ -278,7 +281,7 @@ def _spec_of(resource: Resource) -> tuple[str, int]:
 
 
 def _needs_proof(before: Resource, after: Resource) -> bool:
-    """Whether the apiserver must be asked, not the cache: before an attempt counts as lost or is followed by another
+    """Whether the apiserver must be asked, not the store: before an attempt counts as lost or is followed by another
     (two writers), and before a server's devices count as free (two holders)."""
     if isinstance(before, PolicyServer):
         return bool(before.status.holds_gpus and not after.status.holds_gpus)
@@ -293,9 +296,7 @@ def _needs_proof(before: Resource, after: Resource) -> bool:
     return False
 
 
-def _meta(raw: dict[str, Any]) -> Any:
-    from psr_operator.api.common import Meta
-
+def _meta(raw: dict[str, Any]) -> Meta:
     meta = raw["metadata"]
     return Meta.model_construct(
         name=meta["name"],

@@ -3,10 +3,10 @@
 | what | how |
 | --- | --- |
 | create | POST; the name taken → live GET → ours by the owner's uid, else `NameCollision` |
-| our children's specs | JSON merge patch of what differs, with uid and resourceVersion; what was unset goes |
+| our children's specs | JSON merge patch of what differs, with uid and resourceVersion; a field no longer set goes |
 | a server's objects | replaced as a whole on a live read whose owner is checked |
-| status | likewise, with the resourceVersion that it was planned from; an applied status could not empty a map |
-| Jobs | never written again; deleted with their uid |
+| status | merge patch with the resourceVersion that it was planned from; an applied status could not empty a map |
+| a Workload's objects | never written again; deleted with their uid |
 | events | after the status is stored |
 """
 
@@ -20,38 +20,29 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from psr_operator.api import GROUP, PLURALS, VERSION, PolicyServer, Resource
+from psr_operator.api import GROUP, VERSION, PolicyServer, Resource
 from psr_operator.api.stored import parse, to_stored
+from psr_operator.backends import backend_of
+from psr_operator.backends.facts import ObjectKind, WorkloadFacts
 from psr_operator.conditions import Transition
-from psr_operator.controller.cache import Cache, Entry, key_of
 from psr_operator.controller.client import Client, Refused
-from psr_operator.controller.facts import DeploymentFacts, JobFacts, deployment_facts, job_facts
-from psr_operator.controller.queue import Key
+from psr_operator.controller.facts import DeploymentFacts, deployment_facts
+from psr_operator.controller.paths import collection_of, kind_of, object_path, path_of
+from psr_operator.controller.store import Entry, Store, key_of
+from psr_operator.controller.workqueue import Key
 from psr_operator.planner.types import Server, Workload
 from psr_operator.reasons import AnyReason, Reason, rejected
 from psr_operator.render import (
     ANNOTATION_MODEL_HASH,
     RenderError,
     Settings,
-    job,
     key_secret,
     model_hash,
     server_hash,
 )
 from psr_operator.render import server as render_server
 
-COLLECTIONS = {
-    "Job": ("batch/v1", "jobs"),
-    "Deployment": ("apps/v1", "deployments"),
-    "PodDisruptionBudget": ("policy/v1", "poddisruptionbudgets"),
-    "Service": ("v1", "services"),
-    "ConfigMap": ("v1", "configmaps"),
-    "Secret": ("v1", "secrets"),
-    "Pod": ("v1", "pods"),
-    "Event": ("v1", "events"),
-    "ReplicaSet": ("apps/v1", "replicasets"),
-    **{kind: (f"{GROUP}/{VERSION}", plural) for kind, plural in PLURALS.items()},
-}
+NO_KINDS: Mapping[tuple[str, str], ObjectKind] = {}
 
 
 class Obstacle(Exception):
@@ -71,28 +62,21 @@ class Obstacle(Exception):
         self.body = body
 
 
-def collection_of(kind: str, namespace: str | None) -> str:
-    """Path of the objects of a kind in a namespace, or in all of them."""
-    version, plural = COLLECTIONS[kind]
-    root = f"/api/{version}" if "/" not in version else f"/apis/{version}"
-    return f"{root}/namespaces/{namespace}/{plural}" if namespace else f"{root}/{plural}"
-
-
 class Writer:
     """Writes for one operator.
 
     Args:
         settings: what rendering needs to know of this operator.
-        noted: told of each object of ours that a write has changed, and whether its spec is new.
+        changed: called with each object of ours that a write has changed, and whether its spec is new.
     """
 
     def __init__(
-        self, client: Client, cache: Cache, settings: Settings, noted: Callable[[Key, Entry, bool], None]
+        self, client: Client, store: Store, settings: Settings, changed: Callable[[Key, Entry, bool], None]
     ) -> None:
         self.client = client
-        self._cache = cache
+        self._store = store
         self._settings = settings
-        self._noted = noted
+        self._changed = changed
 
     # --- our own objects
 
@@ -104,21 +88,21 @@ class Writer:
         """
         meta = {"uid": entry.uid, "resourceVersion": str(entry.version)}
         change = difference(before, status)
-        path = f"{collection_of(key.kind, key.namespace)}/{key.name}/status"
-        self._take(await self.client.merge(path, {"metadata": meta, "status": change}), spec=False)
+        raw = await self.client.merge(path_of(key, "status"), {"metadata": meta, "status": change})
+        self._store_answer(raw, spec=False)
 
     async def child(self, parent: Resource, wanted: Resource) -> bool:
-        """Make a child exist with this spec. Tells whether it was made now.
+        """Make a child exist with this spec. Tells whether it was created now.
 
         Raises:
             Obstacle: the name is somebody else's, or the apiserver refuses the child.
         """
         key = Key(wanted.kind, wanted.metadata.namespace, wanted.metadata.name)
-        entry = self._cache.get(key)
+        entry = self._store.get(key)
         if entry is None:
-            raw, made = await self._create(wanted.kind, key.namespace, to_stored(wanted), parent.metadata.uid)
-            self._take(raw)
-            return made
+            raw, created = await self._create(key.namespace, to_stored(wanted), parent.metadata.uid)
+            self._store_answer(raw)
+            return created
         if entry.owner != parent.metadata.uid:
             raise _collision(wanted.kind, key.name)
         if not entry.deleting:
@@ -135,50 +119,54 @@ class Writer:
         change = difference(parse({**raw, "status": {}}).spec.to_json(), spec)
         if change:
             meta = {"uid": entry.uid, "resourceVersion": str(entry.version)}
-            path = f"{collection_of(key.kind, key.namespace)}/{key.name}"
             try:
-                raw = await self.client.merge(path, {"metadata": meta, "spec": change})
+                raw = await self.client.merge(path_of(key), {"metadata": meta, "spec": change})
             except Refused as refused:
                 if refused.passing:
                     raise
                 raise Obstacle(Reason.CHILD_REJECTED, str(refused)) from refused
-            self._take(raw)
+            self._store_answer(raw)
             generation = int(raw["metadata"].get("generation", 0))
-        fresh = self._cache.get(key)
+        fresh = self._store.get(key)
         if fresh is not None and fresh.uid == entry.uid:
             fresh.checked = (generation, digest)
 
-    def _take(self, raw: Mapping[str, Any], *, spec: bool = True) -> None:
-        """Have the cache know what a write has changed; the watch will tell nothing new of it."""
-        entry = self._cache.put(raw)
+    def _store_answer(self, raw: Mapping[str, Any], *, spec: bool = True) -> None:
+        """Take in what a write has changed; the watch will say nothing new of it."""
+        entry = self._store.put(raw)
         if entry is not None:
-            self._noted(key_of(raw), entry, spec)
+            self._changed(key_of(raw), entry, spec)
 
     # --- workloads
 
     async def workload(self, owner: Resource, workload: Workload) -> bool:
-        """Make a Job, unless it is there. Tells whether it was made now.
+        """Create the objects of a Workload, unless it is there. Tells whether it was created now.
 
         Raises:
             Obstacle: it cannot be rendered, the name is somebody else's, or the apiserver refuses it.
         """
-        if any(found.name == workload.name for found in self._cache.jobs.of(owner.metadata.uid)):
+        uid, namespace = owner.metadata.uid, owner.metadata.namespace
+        if any(facts.name == workload.name for facts in self._store.workloads.of(uid)):
             return False
+        backend = backend_of(workload)
         try:
-            body = job(workload, owner, self._settings)
+            first, *further = backend.objects(workload, owner, self._settings)
         except RenderError as error:
             raise Obstacle(error.reason, str(error)) from error
-        raw, made = await self._create("Job", owner.metadata.namespace, body, owner.metadata.uid)
-        facts = job_facts(raw)
+        kinds = {(kind.api_version, kind.kind): kind for kind in backend.kinds}
+        for body in further:
+            await self._create(namespace, body, uid, kinds)
+        # Last, for it stands for the Workload: once it is there, nothing of it is created again.
+        raw, created = await self._create(namespace, first, uid, kinds)
+        facts = backend.facts(raw)
         if facts is not None:
-            self._cache.jobs.put(facts)
-        return made
+            self._store.workloads.put(facts)
+        return created
 
-    async def stop(self, facts: JobFacts) -> None:
-        """Delete a Job; its pods follow."""
+    async def stop(self, facts: WorkloadFacts) -> None:
+        """Delete the object that stands for a Workload; its pods follow."""
         if not facts.deleting:
-            path = f"{collection_of('Job', facts.belongs.namespace)}/{facts.name}"
-            await self.client.delete(path, facts.uid)
+            await self.client.delete(object_path(facts.kind, facts.labels.namespace, facts.name), facts.uid)
 
     # --- servers
 
@@ -186,7 +174,7 @@ class Writer:
         """Make a server's objects exist as wanted. The Deployment comes last: it tells that the others are there.
 
         A Deployment whose wanted value is the same is left alone, whatever this operator would render today, and only
-        its note of the model changes with the model: pods are not restarted by an upgrade.
+        its annotation of the model changes with the model: pods are not restarted by an upgrade.
         """
         same_server = facts is not None and facts.server_hash == server_hash(server)
         same_model = facts is not None and facts.model_hash == model_hash(server)
@@ -200,14 +188,15 @@ class Writer:
         if facts is None:
             key = base64.urlsafe_b64encode(secrets.token_bytes(24)).decode()
             secret = key_secret(server.name, owner, key)
-            await self._create("Secret", owner.metadata.namespace, secret, owner.metadata.uid)
+            await self._create(owner.metadata.namespace, secret, owner.metadata.uid)
         for body in sorted(objects, key=lambda item: item["kind"] == "Deployment"):
             if body["kind"] == "Deployment":
                 if server.digest is None:  # nothing tells this model from another but a pod of its own
-                    notes = body["spec"]["template"]["metadata"].setdefault("annotations", {})
-                    notes[ANNOTATION_MODEL_HASH] = model_hash(server)
+                    annotations = body["spec"]["template"]["metadata"].setdefault("annotations", {})
+                    annotations[ANNOTATION_MODEL_HASH] = model_hash(server)
                 only_model = running and same_server and server.digest is not None
-                self._take_deployment(await self._put(body, owner, fresh=facts is None, only_notes=only_model))
+                raw = await self._put(body, owner, fresh=facts is None, only_annotations=only_model)
+                self._store_deployment(raw)
             elif not (same_model if body["kind"] == "ConfigMap" else same_server):
                 await self._put(body, owner, fresh=facts is None)
         return facts is None
@@ -216,33 +205,33 @@ class Writer:
         """Scale a server to nothing."""
         if facts.replicas == 0:
             return
-        path = f"{collection_of('Deployment', facts.belongs.namespace)}/{facts.name}"
+        path = object_path("Deployment", facts.labels.namespace, facts.name)
         live = await self.client.get(path)
         if live is not None and _owned(live, owner.metadata.uid):
             live["spec"]["replicas"] = 0
-            self._take_deployment(await self.client.replace(path, live))
+            self._store_deployment(await self.client.replace(path, live))
 
-    def _take_deployment(self, raw: Mapping[str, Any]) -> None:
+    def _store_deployment(self, raw: Mapping[str, Any]) -> None:
         facts = deployment_facts(raw)
         if facts is not None:
-            self._cache.deployments.put(facts)
+            self._store.deployments.put(facts)
 
     async def _put(
-        self, body: dict[str, Any], owner: Resource, *, fresh: bool, only_notes: bool = False
+        self, body: dict[str, Any], owner: Resource, *, fresh: bool, only_annotations: bool = False
     ) -> dict[str, Any]:
-        """Create an object of a server, or replace the one that is there (`only_notes`: its annotations)."""
+        """Create an object of a server, or replace the one that is there (`only_annotations`: its annotations)."""
         kind, namespace, uid = body["kind"], owner.metadata.namespace, owner.metadata.uid
         if fresh:
-            raw, made = await self._create(kind, namespace, body, uid)
-            if made:
+            raw, created = await self._create(namespace, body, uid)
+            if created:
                 return raw
-        path = f"{collection_of(kind, namespace)}/{body['metadata']['name']}"
+        path = object_path(kind, namespace, body["metadata"]["name"])
         live = await self.client.get(path)
         if live is None:
-            return (await self._create(kind, namespace, body, uid))[0]
+            return (await self._create(namespace, body, uid))[0]
         if not _owned(live, uid):
             raise _collision(kind, body["metadata"]["name"])
-        if only_notes:
+        if only_annotations:
             live["metadata"].setdefault("annotations", {}).update(body["metadata"].get("annotations", {}))
             return await self.client.replace(path, live)
         meta = {
@@ -255,10 +244,20 @@ class Writer:
     # --- all of them
 
     async def _create(
-        self, kind: str, namespace: str, body: Mapping[str, Any], uid: str
+        self,
+        namespace: str,
+        body: Mapping[str, Any],
+        uid: str,
+        kinds: Mapping[tuple[str, str], ObjectKind] = NO_KINDS,
     ) -> tuple[dict[str, Any], bool]:
-        """POST an object. The object, and whether it was made now (or is ours from before)."""
-        collection = collection_of(kind, namespace)
+        """POST an object. The object, and whether it was created now (or is ours from before).
+
+        Args:
+            uid: of the owner.
+            kinds: of a back end, by API version and name.
+        """
+        kind = body["kind"]
+        collection = collection_of(kind_of(body, kinds), namespace)
         try:
             return await self.client.create(collection, body), True
         except Refused as refused:
@@ -274,7 +273,7 @@ class Writer:
                 raise
             raise Obstacle(rejected(kind), str(refused), collection, body) from refused
 
-    async def still(self, obstacle: Obstacle) -> bool:
+    async def still_refused(self, obstacle: Obstacle) -> bool:
         """Whether what was refused would be refused again."""
         if obstacle.collection is None or obstacle.body is None:
             return False

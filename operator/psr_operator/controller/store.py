@@ -1,6 +1,6 @@
 """What the controller knows: our objects as compressed JSON, and the facts of what they own.
 
-Fed by kopf's watches and by the answers to our own writes, whichever is newer. An object is parsed when it is looked
+Fed by the informer and by the answers to our own writes, whichever is newer. An object is parsed when it is looked
 at; only the last few are kept parsed: thousands of them are known, a few are looked at.
 """
 
@@ -10,13 +10,14 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from sys import intern
-from typing import Any, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from psr_operator.api import Resource
 from psr_operator.api.stored import parse
-from psr_operator.controller.facts import DeploymentFacts, JobFacts, PodFacts
+from psr_operator.backends.facts import OwnerLabels, PodFacts, WorkloadFacts
+from psr_operator.controller.facts import DeploymentFacts
 from psr_operator.controller.packed import Packed, Packer
-from psr_operator.controller.queue import Key
+from psr_operator.controller.workqueue import Key
 
 Raw = Mapping[str, Any]
 PARSED = 48
@@ -34,7 +35,7 @@ class Entry:
         names: of the PolicyServers that its spec refers to.
         ended: whether it is Ready or Stalled, so that its parent has something to decide.
         packed: the object.
-        checked: generation and hash of the wanted spec that were last found to be the same; see `apply.py`.
+        checked: generation and hash of the wanted spec that were last found to be the same; see `writer.py`.
     """
 
     uid: str
@@ -52,41 +53,52 @@ class Entry:
         return self.packed.raw()
 
 
-Facts = TypeVar("Facts", JobFacts, PodFacts, DeploymentFacts)
+class Facts(Protocol):
+    """What an index needs of a fact."""
+
+    @property
+    def uid(self) -> str: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def labels(self) -> OwnerLabels: ...
+
+
+F = TypeVar("F", bound=Facts)
 Item = TypeVar("Item")
 
 
 @dataclass
-class Shelf:
-    """Facts of one foreign kind by uid, and by the object of ours that they belong to."""
+class Indexer(Generic[F]):
+    """Facts by uid, and by the object of ours that they name as their owner."""
 
-    by_uid: dict[str, Any] = field(default_factory=dict)
-    by_object: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    by_uid: dict[str, F] = field(default_factory=dict)
+    by_owner: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def put(self, facts: Any) -> bool:
+    def put(self, facts: F) -> bool:
         """Take in facts; older ones than are known change nothing. Tells whether anything is new."""
         before = self.by_uid.get(facts.uid)
         if before is not None and before.version >= facts.version:
             return False
-        if before is None or before.belongs.uid != facts.belongs.uid:
+        if before is None or before.labels.uid != facts.labels.uid:
             self.drop(facts.uid)
-            self.by_object[facts.belongs.uid] = (*self.by_object.get(facts.belongs.uid, ()), facts.uid)
+            self.by_owner[facts.labels.uid] = (*self.by_owner.get(facts.labels.uid, ()), facts.uid)
         self.by_uid[facts.uid] = facts
         return True
 
-    def drop(self, uid: str) -> Any:
+    def drop(self, uid: str) -> F | None:
         """Forget what is gone; what was known of it."""
         facts = self.by_uid.pop(uid, None)
         if facts is not None:
-            _without(self.by_object, facts.belongs.uid, uid)
+            _without(self.by_owner, facts.labels.uid, uid)
         return facts
 
-    def of(self, uid: str) -> list[Any]:
-        """Facts that belong to the object of this uid."""
-        return [self.by_uid[item] for item in self.by_object.get(uid, ())]
+    def of(self, uid: str) -> list[F]:
+        """Facts that name the object of this uid as their owner."""
+        return [self.by_uid[item] for item in self.by_owner.get(uid, ())]
 
 
-class Cache:
+class Store:
     """Everything that is known."""
 
     def __init__(self) -> None:
@@ -96,9 +108,9 @@ class Cache:
         self._keys: dict[str, Key] = {}
         self._packer = Packer()
         self._parsed: OrderedDict[str, tuple[int, Resource]] = OrderedDict()
-        self.jobs = Shelf()
-        self.pods = Shelf()
-        self.deployments = Shelf()
+        self.workloads: Indexer[WorkloadFacts] = Indexer()
+        self.pods: Indexer[PodFacts] = Indexer()
+        self.deployments: Indexer[DeploymentFacts] = Indexer()
 
     # --- our objects
 
@@ -173,7 +185,7 @@ class Cache:
 
     def uids(self) -> Iterator[str]:
         """Of everything that is known."""
-        for known in (self._keys, self.jobs.by_uid, self.pods.by_uid, self.deployments.by_uid):
+        for known in (self._keys, self.workloads.by_uid, self.pods.by_uid, self.deployments.by_uid):
             yield from known
 
     def children(self, uid: str) -> Iterator[Key]:
@@ -188,16 +200,28 @@ class Cache:
         self._keys.pop(entry.uid, None)
         _without(self._children, entry.owner, key)
         for name in entry.names:
-            found = self._readers[(key.namespace, name)]
-            found.discard(key)
-            if not found:
+            readers = self._readers[(key.namespace, name)]
+            readers.discard(key)
+            if not readers:
                 del self._readers[(key.namespace, name)]
 
     # --- what they own
 
-    def shelf(self, kind: str) -> Shelf:
-        """Where facts of a foreign kind stand."""
-        return {"Job": self.jobs, "Pod": self.pods, "Deployment": self.deployments}[kind]
+    def workloads_of(self, uid: str) -> list[WorkloadFacts]:
+        """The objects that stand for the Workloads of the object of this uid: those that it controls itself."""
+        return [facts for facts in self.workloads.of(uid) if facts.owner == uid]
+
+    def workload_of(self, pod: PodFacts) -> WorkloadFacts | None:
+        """The object that stands for the Workload of a pod; None where the chain of owners does not lead to one, or it
+        is not known (any more)."""
+        facts = self.workloads.by_uid.get(pod.owner)
+        while facts is not None and facts.owner != facts.labels.uid:
+            facts = self.workloads.by_uid.get(facts.owner)
+        return facts if facts is not None and facts.labels.uid == pod.labels.uid else None
+
+    def deployment_of(self, uid: str) -> DeploymentFacts | None:
+        """The Deployment of the server of this uid."""
+        return next((facts for facts in self.deployments.of(uid) if facts.owner == uid), None)
 
 
 def key_of(raw: Raw) -> Key:

@@ -1,0 +1,143 @@
+"""What is kept of objects of a cluster: a few facts of each, and the readers that every kind of object needs.
+
+Thousands of pods are known at a time, so a fact is a slotted value and strings that repeat are shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from sys import intern
+from typing import TYPE_CHECKING, Any
+
+from psr_operator.render.labels import LABEL_KIND, LABEL_MANAGED_BY, LABEL_NAME, LABEL_UID, MANAGED_BY
+
+if TYPE_CHECKING:
+    from psr_operator.backends import Backend
+
+Raw = Mapping[str, Any]
+
+SELECTOR = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
+"""Chooses what the operator has rendered."""
+
+
+@dataclass(frozen=True)
+class ObjectKind:
+    """A kind of objects of the cluster.
+
+    Attributes:
+        selector: of the labels that are watched.
+        verbs: what the operator does with such objects; its role allows exactly that.
+    """
+
+    api_version: str
+    kind: str
+    plural: str
+    selector: str = SELECTOR
+    verbs: tuple[str, ...] = ("get", "list", "watch", "create", "delete")
+
+
+@dataclass(slots=True, frozen=True)
+class OwnerLabels:
+    """The object of ours that a rendered object names in its labels.
+
+    Anybody can write labels, so the uid is compared with the chain of owner references before it is believed.
+    """
+
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(slots=True, frozen=True)
+class WorkloadFacts:
+    """An object of a Workload; a back end adds what it needs.
+
+    Attributes:
+        backend: whose object it is.
+        owner: uid of its controller: our object, or for a further object the one that stands for the Workload.
+        pods: how many pods do the work.
+        ended: whether it has succeeded or failed for good.
+        deleting: whether it was deleted and still stands.
+    """
+
+    backend: Backend[Any]
+    kind: ObjectKind
+    name: str
+    uid: str
+    version: int
+    labels: OwnerLabels
+    owner: str
+    attempt: int
+    pods: int
+    ended: bool
+    deleting: bool
+
+
+@dataclass(slots=True, frozen=True)
+class PodFacts:
+    """A pod of a Workload or a server.
+
+    Attributes:
+        owner, owner_name: uid and name of its controller, a Job or a ReplicaSet say.
+        unit: name of the Workload or server that it is a part of.
+        server: whether that is a server.
+        exit_code, end_reason, message: of its container's last end; None and "" before.
+        waiting: why it does not run yet, a reason and a sentence.
+        disrupted: evicted, drained or preempted.
+    """
+
+    name: str
+    uid: str
+    version: int
+    labels: OwnerLabels
+    owner: str
+    owner_name: str
+    unit: str
+    server: bool
+    index: int
+    phase: str
+    ip: str
+    ready: bool
+    deleting: bool
+    disrupted: bool
+    restarts: int
+    exit_code: int | None
+    end_reason: str
+    message: str
+    waiting: str
+
+    @property
+    def finished(self) -> bool:
+        """Whether its containers have ended for good: it holds no device any more."""
+        return self.phase in ("Succeeded", "Failed")
+
+
+def labels_of(raw: Raw) -> Mapping[str, str]:
+    """The labels of an object."""
+    return raw["metadata"].get("labels") or {}
+
+
+def owner_labels(raw: Raw) -> OwnerLabels | None:
+    """The object of ours that an object names in its labels; None where it names none."""
+    labels = labels_of(raw)
+    if LABEL_UID not in labels:
+        return None
+    return OwnerLabels(
+        intern(labels.get(LABEL_KIND, "")),
+        intern(str(raw["metadata"].get("namespace", ""))),
+        intern(labels.get(LABEL_NAME, "")),
+        intern(labels[LABEL_UID]),
+    )
+
+
+def controller_of(raw: Raw, field: str = "uid") -> str:
+    """A field of the owner reference that controls an object, "" for none."""
+    references = raw["metadata"].get("ownerReferences") or ()
+    return next((intern(item[field]) for item in references if item.get("controller")), "")
+
+
+def number_in(text: str | None) -> int:
+    """The number that a label holds, 0 for none."""
+    return int(text) if text is not None and text.isdecimal() else 0

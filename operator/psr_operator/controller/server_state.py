@@ -1,0 +1,94 @@
+"""Facts of a server's Deployment and pods, and what the pods report → `ServerState`. Pure: no client, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from psr_operator.backends.facts import PodFacts
+from psr_operator.controller.facts import DeploymentFacts
+from psr_operator.planner.types import ServerState
+from psr_runtime.protocol import FINAL, FailureReason, ServerPhase, ServerReport, TerminationMessage
+
+LOOP = "CrashLoopBackOff"
+HOPELESS_RESTARTS = 3
+"""A server whose container ended this often without getting ready cannot serve."""
+
+
+def server_state(
+    name: str,
+    deployment: DeploymentFacts | None,
+    pods: Sequence[PodFacts],
+    reports: Mapping[str, ServerReport],
+    *,
+    url: str,
+    model: str,
+    digest: str | None,
+) -> ServerState | None:
+    """A server as observed; None where nothing of it was ever made.
+
+    Args:
+        reports: by uid of the pod.
+        url: by which clients reach it.
+        model, digest: that are wanted.
+    """
+    standing = [pod for pod in pods if pod.server and not pod.finished]
+    if deployment is None or deployment.deleting:
+        if not standing and deployment is None:
+            return None
+        return ServerState(name, message="ending", gone=False)
+    if deployment.replicas == 0:
+        gone = not standing and deployment.settled and deployment.pods == 0
+        return ServerState(name, message="released" if gone else "ending", image=deployment.image, gone=gone)
+    live = [pod for pod in standing if not pod.deleting]
+    failure = _failure(live, reports, digest)
+    if failure is not None:
+        message, reason = failure
+        return ServerState(name, image=deployment.image, failed=True, reason=reason, message=message)
+    served = {
+        report.served
+        for pod in live
+        if (report := reports.get(pod.uid)) is not None and report.phase == ServerPhase.READY
+    }
+    serving = [pod for pod in live if _serves(pod, reports.get(pod.uid), digest)]
+    if len(serving) == len(standing) == deployment.replicas and len(served) == 1:
+        return ServerState(name, (url,), ready=model, digest=served.pop(), message="serving", image=deployment.image)
+    return ServerState(name, message=_message(deployment, live, reports), image=deployment.image)
+
+
+def _serves(pod: PodFacts, report: ServerReport | None, digest: str | None) -> bool:
+    """Whether a pod has proved that it serves the model of this digest, or any for None."""
+    if not pod.ready or report is None or report.phase != ServerPhase.READY or report.served is None:
+        return False
+    return digest is None or report.served == digest
+
+
+def _failure(
+    pods: Sequence[PodFacts], reports: Mapping[str, ServerReport], digest: str | None
+) -> tuple[str, FailureReason | None] | None:
+    """Message and reason of a server that cannot serve the wanted model; None for one that may."""
+    for pod in pods:
+        report = reports.get(pod.uid)
+        if report is not None and report.phase == ServerPhase.FAILED and digest in (None, report.digest):
+            return report.message, report.reason
+        if pod.ready or pod.exit_code is None or pod.exit_code == 0:
+            continue
+        said = TerminationMessage.read(pod.message)
+        if pod.exit_code in FINAL:
+            reason = said.reason or FailureReason.of_code(pod.exit_code)
+            return f"{pod.name}: {said.error} (exit code {pod.exit_code})", reason
+        if pod.restarts >= HOPELESS_RESTARTS and pod.waiting == LOOP:
+            return f"{pod.name}: {said.error} (exit code {pod.exit_code}, again and again)", None
+    return None
+
+
+def _message(deployment: DeploymentFacts, pods: Sequence[PodFacts], reports: Mapping[str, ServerReport]) -> str:
+    """What a server is waiting for."""
+    for pod in pods:
+        if pod.phase == "Pending" and pod.waiting:
+            return f"{pod.name}: {pod.waiting}"
+    for pod in pods:
+        report = reports.get(pod.uid)
+        if report is not None and report.phase != ServerPhase.READY:
+            return f"{report.phase}: {report.message}" if report.message else report.phase
+    running = sum(pod.phase == "Running" for pod in pods)
+    return f"{running} of {deployment.replicas} pods run"
