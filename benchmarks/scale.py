@@ -42,15 +42,15 @@ from benchmarks.witness import (
     standing_faults,
 )
 from harness.control_plane.client import Client
+from harness.control_plane.paths import KINDS, collection_of
 from harness.control_plane.plane import CONTROLLERS, APIError, ControlPlane, start_control_plane
 from psr_operator.api import GROUP, PLURALS, VERSION
 from psr_operator.api.crd import rendered
-from psr_operator.controller.paths import COLLECTIONS, collection_of
 from psr_operator.render import LABEL_UID
 from tests.controller.operator_process import HOME, Operator, grant, start_operator
 
 NAMESPACE = "rehearsal"
-KINDS_OF_RUNS = (*(kind for kind in COLLECTIONS if kind != "Event"), "EndpointSlice")
+KINDS_OF_RUNS = (*(kind for kind in KINDS if kind not in ("Event", "Lease")), "EndpointSlice")
 """Of everything that is made for a run."""
 PROGRESS_SECONDS = 10.0
 PAGE = 500

@@ -6,9 +6,9 @@ import base64
 import json
 from typing import Any
 
+from harness.control_plane.paths import collection_of
 from harness.control_plane.plane import ControlPlane
 from psr_operator.api import KINDS
-from psr_operator.controller.paths import collection_of
 
 Object = dict[str, Any]
 TAKEN = (*KINDS, "Secret", "ConfigMap", "Service", "PodDisruptionBudget", "Deployment", "Job", "Pod")

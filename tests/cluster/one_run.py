@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from harness.control_plane.paths import collection_of
 from harness.control_plane.plane import APIError, ControlPlane
-from psr_operator.controller.paths import collection_of
 
 T = TypeVar("T")
 Object = dict[str, Any]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from harness.control_plane.paths import collection_of
 from harness.control_plane.plane import ControlPlane
-from psr_operator.controller.paths import collection_of
 from tests.cluster.node_images import RUNTIME, TAG
 
 

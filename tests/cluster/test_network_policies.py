@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from harness.control_plane.paths import collection_of
 from harness.control_plane.plane import ControlPlane
-from psr_operator.controller.paths import collection_of
 from tests.cluster import release, store
 from tests.cluster.pods import run_python
 from tests.cluster.store import Store

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from harness.control_plane.paths import collection_of
 from harness.control_plane.plane import ControlPlane
-from psr_operator.controller.paths import collection_of
 from psr_runtime.artefacts.fetching import read_file
 from psr_runtime.artefacts.manifest import Manifest, read_manifest
 from psr_runtime.storage import Storage

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.control_plane.paths import collection_of
 from harness.control_plane.plane import ControlPlane
-from psr_operator.controller.paths import collection_of
 from psr_operator.render.pod import USER
 from tests.cluster.node import STATE
 from tests.cluster.one_run import start

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from harness.control_plane.paths import collection_of
 from harness.control_plane.plane import ControlPlane
-from psr_operator.controller.paths import collection_of
 from tests.cluster.one_run import start
 from tests.cluster.pods import output_of, run_python
 from tests.cluster.store import BUCKET, Store, upload_folder

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 from harness.control_plane.plane import ControlPlane
 from harness.control_plane.player import Outcome, Player, Pod, play
 from psr_operator.api import Resource
-from psr_operator.backends.facts import ObjectKind
+from psr_operator.backends.base import ObjectKind
 from psr_operator.backends.job import BACKEND, JOB
 from psr_operator.controller.client import Client
 from psr_operator.controller.facts import pod_facts

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.control_plane.paths import collection_of
 from harness.control_plane.plane import APIError, ControlPlane
 from harness.control_plane.player import Outcome, Player, Pod
-from psr_operator.controller.paths import collection_of
 
 STORAGE = {"uri": "s3://bucket/runs"}
 MODEL = {"uri": "s3://bucket/models/m"}

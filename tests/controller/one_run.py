@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.control_plane.paths import collection_of
 from harness.control_plane.plane import APIError, ControlPlane
 from harness.control_plane.player import Outcome, Player, Pod, play, succeed
 from psr_operator.api import KINDS
-from psr_operator.controller.paths import collection_of
 
 Object = dict[str, Any]
 RUN = "loop"

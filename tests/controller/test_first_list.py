@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+from harness.control_plane.paths import collection_of
 from psr_operator.backends import load_all
 from psr_operator.backends.job import JOB
 from psr_operator.controller.informer import Informer
-from psr_operator.controller.paths import collection_of
 from psr_operator.controller.prober import Prober
 from psr_operator.controller.store import Store, key_of
 from psr_operator.controller.workqueue import WorkQueue

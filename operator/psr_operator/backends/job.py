@@ -13,7 +13,7 @@ from sys import intern
 from typing import Any
 
 from psr_operator.api.common import Resource
-from psr_operator.backends.facts import (
+from psr_operator.backends.base import (
     ObjectKind,
     PodFacts,
     Raw,

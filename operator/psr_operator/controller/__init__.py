@@ -1,14 +1,18 @@
-"""The executor for Kubernetes: kopf's informer feed a cache, a queue drives the planner, and its plans become objects.
+"""The executor for Kubernetes: watches feed a store, a queue drives the planner, and its plans become objects.
 
 | module | what |
 | --- | --- |
-| `process.py` | the operator's process: login, lease, kopf, workers, the end |
-| `informer.py` | kopf's handlers: what comes in goes to the cache, and a key to the queue |
-| `cache.py`, `facts.py` | what is known of our objects, and of Jobs, Deployments and pods |
-| `queue.py` | which object is looked at next |
-| `observe.py` | facts → `WorkloadState`, `ServerState`; pure |
-| `reconcile.py` | one object: observe, plan, one status write, carry out, report |
-| `apply.py` | every write, with its guards |
-| `ask.py` | progress of running pods and the state of servers, over HTTP |
-| `client.py`, `lease.py`, `metrics.py` | the apiserver, who leads, what can be seen from outside |
+| `process.py` | the operator's process: lease, first list, watches, workers, the end |
+| `kopf_adapter.py` | kopf: credentials and watches |
+| `informer.py` | what an event leads to: the store changes, keys go to the queue; the search for what vanished |
+| `store.py`, `facts.py` | what is known of our objects, and of Workloads, Deployments and pods |
+| `workqueue.py` | which object is reconciled next |
+| `workload_state.py`, `server_state.py` | facts → `WorkloadState`, `ServerState`; pure |
+| `reconciler.py` | one object: observe, plan, one status write, carry out, report |
+| `writer.py` | every write, with its guards |
+| `prober.py` | progress of running pods and the state of servers, over HTTP |
+| `client.py`, `paths.py`, `lease.py` | the apiserver, where objects are, who leads |
+| `metrics.py`, `wait.py` | what is seen from outside; `psr wait` |
+
+A Workload's objects, what is kept of them and what they mean are its back end's (`psr_operator.backends`).
 """

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from sys import intern
 
-from psr_operator.backends.facts import (
+from psr_operator.backends.base import (
     OwnerLabels,
     PodFacts,
     Raw,

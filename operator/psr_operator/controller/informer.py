@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from psr_operator.api import PLURALS
-from psr_operator.backends import Backend
-from psr_operator.backends.facts import ObjectKind, OwnerLabels, PodFacts, WorkloadFacts
+from psr_operator.backends.base import Backend, ObjectKind, OwnerLabels, PodFacts, WorkloadFacts
 from psr_operator.controller.client import Client
 from psr_operator.controller.facts import DeploymentFacts, deployment_facts, pod_facts
 from psr_operator.controller.paths import collection_of

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from psr_operator.api import GROUP, PLURALS, VERSION
-from psr_operator.backends.facts import ObjectKind
+from psr_operator.backends.base import ObjectKind
 from psr_operator.controller.workqueue import Key
 
 KINDS: Mapping[str, tuple[str, str]] = {

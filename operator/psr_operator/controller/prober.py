@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 
 from psr_operator.api import PolicyServer
-from psr_operator.backends.facts import PodFacts, WorkloadFacts
+from psr_operator.backends.base import PodFacts, WorkloadFacts
 from psr_operator.controller.client import Client, Refused, Unreachable
 from psr_operator.controller.facts import DeploymentFacts
 from psr_operator.controller.paths import object_path

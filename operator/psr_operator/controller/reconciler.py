@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from psr_operator.api import KINDS, PolicyServer, Resource
 from psr_operator.api.common import Meta, Status, WorkStatus
-from psr_operator.backends.facts import PodFacts
+from psr_operator.backends.base import PodFacts
 from psr_operator.conditions import State, Summary, Transition, status_fields, transition
 from psr_operator.controller.client import Client, Refused
 from psr_operator.controller.informer import Informer

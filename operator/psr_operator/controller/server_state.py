@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from psr_operator.backends.facts import PodFacts
+from psr_operator.backends.base import PodFacts
 from psr_operator.controller.facts import DeploymentFacts
 from psr_operator.planner.types import ServerState
 from psr_runtime.protocol import FINAL, FailureReason, ServerPhase, ServerReport, TerminationMessage

@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from psr_operator.api import Resource
 from psr_operator.api.stored import parse
-from psr_operator.backends.facts import OwnerLabels, PodFacts, WorkloadFacts
+from psr_operator.backends.base import OwnerLabels, PodFacts, WorkloadFacts
 from psr_operator.controller.facts import DeploymentFacts
 from psr_operator.controller.packed import Packed, Packer
 from psr_operator.controller.workqueue import Key

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from psr_operator.backends.facts import PodFacts, WorkloadFacts
+from psr_operator.backends.base import PodFacts, WorkloadFacts
 from psr_operator.planner.types import ExitClass, Phase, WorkloadState
 from psr_runtime.protocol import ProgressReport
 

@@ -23,7 +23,7 @@ from typing import Any
 from psr_operator.api import GROUP, VERSION, PolicyServer, Resource
 from psr_operator.api.stored import parse, to_stored
 from psr_operator.backends import backend_of
-from psr_operator.backends.facts import ObjectKind, WorkloadFacts
+from psr_operator.backends.base import ObjectKind, WorkloadFacts
 from psr_operator.conditions import Transition
 from psr_operator.controller.client import Client, Refused
 from psr_operator.controller.facts import DeploymentFacts, deployment_facts

@@ -1,19 +1,20 @@
-"""What is kept of objects of a cluster: a few facts of each, and the readers that every kind of object needs.
+"""What a back end is, and the facts by which it and the controller speak of objects of a cluster.
 
 Thousands of pods are known at a time, so a fact is a slotted value and strings that repeat are shared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from sys import intern
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, TypeVar
 
+from psr_operator.api.common import Resource
+from psr_operator.planner.types import Workload, WorkloadState
 from psr_operator.render.labels import LABEL_KIND, LABEL_MANAGED_BY, LABEL_NAME, LABEL_UID, MANAGED_BY
-
-if TYPE_CHECKING:
-    from psr_operator.backends import Backend
+from psr_operator.render.settings import Settings
+from psr_runtime.protocol import ProgressReport
 
 Raw = Mapping[str, Any]
 
@@ -112,6 +113,48 @@ class PodFacts:
     def finished(self) -> bool:
         """Whether its containers have ended for good: it holds no device any more."""
         return self.phase in ("Succeeded", "Failed")
+
+
+F = TypeVar("F", bound=WorkloadFacts)
+
+
+class Backend(Protocol[F]):
+    """What the controller needs of a back end.
+
+    Attributes:
+        kinds: that are watched, and that the controller creates and deletes for it.
+    """
+
+    @property
+    def kinds(self) -> tuple[ObjectKind, ...]: ...
+
+    def objects(self, workload: Workload, owner: Resource, settings: Settings) -> list[dict[str, Any]]:
+        """The objects of a Workload, all controlled by `owner`.
+
+        The first bears the name of the Workload and stands for it: it is created last, the Workload is there while this
+        object is, and is stopped by deleting it. Pods bear the labels of `render/stage.py`.
+
+        Raises:
+            RenderError: the manifest asks for what no pod may have, or the configuration does not fit.
+        """
+        ...
+
+    def facts(self, raw: Any) -> F | None:
+        """What is kept of an object of these kinds; None for one that this back end did not make."""
+        ...
+
+    def state(self, facts: F, pods: Sequence[PodFacts], progress: ProgressReport | None) -> WorkloadState:
+        """What has become of a Workload.
+
+        Args:
+            facts: of the object that stands for it; it is not being deleted.
+            pods: of the Workload that exist.
+            progress: what running pods said, None while they have not.
+        """
+        ...
+
+
+# --- readers
 
 
 def labels_of(raw: Raw) -> Mapping[str, str]:
