@@ -23,8 +23,9 @@ from harness.control_plane.build import program
 from harness.control_plane.client import Client
 from harness.control_plane.plane import APIError, ControlPlane
 from harness.control_plane.pod_ports import Order, Ports, Serving
-from psr_operator.local.rehearsal import RESULTS
+from psr_operator.local.rehearsal import rehearsed_result
 from psr_operator.render import LABEL_SERVER
+from psr_runtime import stages
 
 STAGES = Path(__file__).parent / "scale"
 CAPACITY = {"cpu": "64", "memory": "512Gi", "pods": "110", "nvidia.com/gpu": "8"}
@@ -38,9 +39,10 @@ Object = dict[str, Any]
 
 def configuration(pace: float = 1.0) -> str:
     """What KWOK reads: the files of `scale/`, every delay times `pace`."""
+    results = json.dumps({stage: rehearsed_result(stage) for stage in stages.STAGES})
     found = []
     for file in sorted(STAGES.glob("*.yaml")):
-        text = file.read_text().replace("@RESULTS@", json.dumps(RESULTS))
+        text = file.read_text().replace("@RESULTS@", results)
         for item in YAML(typ="safe").load_all(text):
             delay = item.get("spec", {}).get("delay", {})
             delay |= {key: round(value * pace) for key, value in delay.items()}

@@ -11,7 +11,6 @@ import pytest
 
 from harness.control_plane.plane import APIError, ControlPlane
 from psr_operator.api import KINDS
-from psr_operator.api.crd import SHORT_NAMES
 from psr_operator.api.stored import parse
 from psr_operator.cli import main
 from tests.api.definitions import definition, example, files, manifest, rules_of, schema_of, url, walk
@@ -120,7 +119,7 @@ def _merged(one: Any, other: Any) -> Any:
 @pytest.mark.parametrize("kind", KINDS)
 def test_kubectl_knows_the_kind(kind: str, crds: ControlPlane, namespace: str) -> None:
     """Short name, category, explain; columns that fit a terminal; fields to select by."""
-    short = SHORT_NAMES[kind]
+    short = KINDS[kind].short_name
     name = "a" * 40
     crds.request("POST", url(kind, namespace=namespace), manifest(kind, name=name))
     message = "attempt 3 of 4: 120 of 400 problems; 12 min left"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from psr_operator import cli
+from psr_operator import api, cli
 from psr_operator.api.crd import rendered
 from psr_operator.render import PodDefaults
 from tests.chart.generated import CHART, ROOT
@@ -135,6 +135,16 @@ def test_pod_defaults_are_what_the_operator_reads(helm: Helm, name: str) -> None
 def rules(name: str) -> list[Any]:
     found: list[Any] = YAML(typ="safe").load((CHART / "files" / name).read_text())
     return found
+
+
+def test_the_rights_name_every_kind() -> None:
+    """Every kind is read, and has a status that is written."""
+    plurals = {kind.plural for kind in api.KINDS.values()}
+    ours = {
+        tuple(rule["verbs"]): set(rule["resources"]) for rule in rules("rules.yaml") if rule["apiGroups"] == [api.GROUP]
+    }
+    assert ours["get", "list", "watch"] == plurals
+    assert ours["patch",] == {f"{plural}/status" for plural in plurals}
 
 
 def test_the_rights_are_those_that_the_operators_tests_run_under(helm: Helm) -> None:

@@ -17,7 +17,6 @@ from ruamel.yaml import YAML
 from images.build import parser, tags_of
 from psr_operator import cli
 from psr_operator.api import KINDS
-from psr_operator.api.crd import SHORT_NAMES
 from psr_operator.api.explain import explain, model_of
 from psr_operator.api.manifest import load_manifests
 from psr_operator.render import labels
@@ -25,7 +24,7 @@ from psr_runtime.config import MARK
 from tests.docs.pages import PAGES, PROGRAMS, ROOT, Block, Command, anchors, blocks, commands, commands_of, links
 
 CHART = ROOT / "charts" / "psr"
-KIND_OF = {short: kind for kind, short in SHORT_NAMES.items()}
+KIND_OF = {kind.short_name: name for name, kind in KINDS.items()}
 KUBERNETES = {"events", "namespace", "nodes", "secret", "api-resources", "crds"}
 ALL_BLOCKS = [block for page in PAGES for block in blocks(page)]
 ALL_COMMANDS = [command for page in PAGES for command in commands(page)]

@@ -18,7 +18,6 @@ from world import TRAINING
 from psr_operator.api import PolicyServer, Resource
 from psr_operator.api.common import Condition, WorkStatus
 from psr_operator.api.run import ModelStatus
-from psr_operator.local.rehearsal import RESULTS
 from psr_operator.planner import plan
 from psr_operator.planner.types import ExitClass, Observed, Phase, Server, ServerState, Workload, WorkloadState
 from psr_operator.reasons import Reason
@@ -140,9 +139,9 @@ class Orders:
             key, version, number = state.held
             free = state._replace(held=None)
             if dict(state.objects)[key] == version:
-                yield Move(f"carry out {_said(key)}", self.carry_out(free, key, self.decisions[number]))
+                yield Move(f"carry out {_ref(key)}", self.carry_out(free, key, self.decisions[number]))
             else:  # the stored object has moved on: the status is refused, and nothing of the plan is done
-                yield Move(f"drop the plan of {_said(key)}", free)
+                yield Move(f"drop the plan of {_ref(key)}", free)
         for key, version in state.objects:
             if state.held is not None and state.held.key == key:
                 continue  # one object is planned by one worker at a time
@@ -150,14 +149,14 @@ class Orders:
             after = self.carry_out(state, key, self.decisions[number])
             if after == state:
                 continue
-            yield Move(f"plan {_said(key)}", after)
+            yield Move(f"plan {_ref(key)}", after)
             if state.delays and state.held is None:
                 held = Held(key, version, number)
-                yield Move(f"plan {_said(key)}, wait", state._replace(held=held, delays=state.delays - 1), good=False)
+                yield Move(f"plan {_ref(key)}, wait", state._replace(held=held, delays=state.delays - 1), good=False)
             if state.crashes:
                 begun = self._set(state, key, self.decisions[number].status)
                 if begun not in (after, state):
-                    yield Move(f"plan {_said(key)}, die", begun._replace(crashes=state.crashes - 1), good=False)
+                    yield Move(f"plan {_ref(key)}, die", begun._replace(crashes=state.crashes - 1), good=False)
 
     def _pods(self, state: State) -> Iterator[Move]:
         for index, work in enumerate(state.works):
@@ -215,7 +214,7 @@ class Orders:
             fresh = self._version(found.model_copy(update={"status": type(found.status)()}))
             if fresh != version:
                 after = self._set(state, key, fresh)
-                yield Move(f"{_said(key)} loses its status", after._replace(losses=state.losses - 1), good=False)
+                yield Move(f"{_ref(key)} loses its status", after._replace(losses=state.losses - 1), good=False)
 
     # --- plans -------------------------------------------------------------------------------------------------
 
@@ -314,7 +313,7 @@ class Orders:
         workload = self.workloads[work.made]
         phase = Phase.FAILED if work.phase == "Stopping" else Phase(work.phase)
         output = workload.configurations[0].output
-        result = {"output": output, "digest": f"sha256:{output}", **RESULTS[workload.stage]}
+        result: dict[str, Any] = {"output": output, "digest": f"sha256:{output}"}
         if workload.stage == "evaluate":
             result["accuracy"] = ACCURACY[output.split("/")[-2]]
         return WorkloadState(
@@ -388,7 +387,7 @@ def _serve(state: State, name: str, serving: Serving | None) -> State:
     return state._replace(serving=tuple((key, value) for key, value in found.items() if value is not None))
 
 
-def _said(key: Key) -> str:
+def _ref(key: Key) -> str:
     return "/".join(key)
 
 

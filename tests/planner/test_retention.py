@@ -314,7 +314,7 @@ def test_an_interrupted_run_of_this_machine_goes_on(tmp_path: Path) -> None:
     """Its own status is lost: removals are asked again, and nothing is served or searched again."""
     first = World(tmp_path, run_of(rounds=2, retention="Last"))
     until(first, "run-2-dpo-a1")
-    again = World(tmp_path, run_of(rounds=2, retention="Last"), stands=True)
+    again = World(tmp_path, run_of(rounds=2, retention="Last"), artefacts=True)
     again.finish()
     assert again.standing() == ("Ready", "Succeeded")
     assert kept(again) == ["M3"]

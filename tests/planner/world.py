@@ -10,7 +10,7 @@ from typing import Any
 from psr_operator.api import KINDS, Resource
 from psr_operator.conditions import Transition
 from psr_operator.local.executor import Executor
-from psr_operator.local.rehearsal import RESULTS
+from psr_operator.local.rehearsal import rehearsed_result
 from psr_operator.planner.types import ExitClass, Phase, Server, ServerState, Workload, WorkloadState
 from psr_runtime.config import PruneStage
 from psr_runtime.protocol import FailureReason
@@ -85,7 +85,7 @@ class ScriptedNode:
         result = {
             "output": workload.configurations[0].output,
             "digest": f"sha256:{workload.configurations[0].output}",
-            **RESULTS[workload.stage],
+            **rehearsed_result(workload.stage),
             **self.results.get(name, {}),
         }
         self.workloads[name] = replace(self.workloads[name], phase=Phase.SUCCEEDED, result=result, gone=True)
@@ -125,13 +125,13 @@ class ScriptedNode:
 
 
 class World:
-    """Objects, a scripted node and a clock. `stands`: whether artefacts of an earlier world of this folder do."""
+    """Objects, a scripted node and a clock. `artefacts`: whether those of an earlier world are still there."""
 
-    def __init__(self, folder: Path, *objects: Resource, stands: bool = False) -> None:
+    def __init__(self, folder: Path, *objects: Resource, artefacts: bool = False) -> None:
         self.node = ScriptedNode()
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
         self.transitions: list[Transition] = []
-        self.executor = Executor(folder, self.node, self.transitions.append, lambda: self.now, lambda *_: stands)
+        self.executor = Executor(folder, self.node, self.transitions.append, lambda: self.now, lambda *_: artefacts)
         self.objects = list(objects)
         self.executor.apply(objects)
         self.executor.settle()

@@ -1,4 +1,4 @@
-"""The nouns: `psr.dev/v1alpha1`, one module a kind, pydantic all through.
+"""The kinds of `psr.dev/v1alpha1`: one module a kind, pydantic all through, and the registry of all of them.
 
 The words under `spec` are those of `psr_runtime.config`; a status is only what the planner wrote there.
 """
@@ -13,20 +13,28 @@ from psr_operator.api.run import SelfRewardRun
 from psr_operator.api.server import PolicyServer
 from psr_operator.api.training import SFTJob, StepDPOJob
 
-KINDS: dict[str, type[Resource]] = {
-    kind.__name__: kind
-    for kind in (
-        SelfRewardRun,
-        SelfRewardIteration,
-        PreferenceGeneration,
-        StepDPOJob,
-        SFTJob,
-        ModelEvaluation,
-        PolicyServer,
-    )
-}
-"""Every kind by name."""
-PLURALS = {kind: f"{kind.lower()}s" for kind in KINDS}
+KINDS: dict[str, type[Resource]] = {}
+"""Every kind by name. What is known of one besides its fields (plural, short name, stages) stands on its class."""
+
+
+def register(kind: type[Resource]) -> type[Resource]:
+    """Add a kind: it is read, described, given a definition, and served from then on. Usable as a decorator."""
+    KINDS[kind.__name__] = kind
+    return kind
+
+
+for _kind in (
+    SelfRewardRun,
+    SelfRewardIteration,
+    PreferenceGeneration,
+    StepDPOJob,
+    SFTJob,
+    ModelEvaluation,
+    PolicyServer,
+):
+    register(_kind)
+
+PLURALS = {name: kind.plural for name, kind in KINDS.items()}
 """What each kind is called in the paths of the API."""
 
 __all__ = [
@@ -45,4 +53,5 @@ __all__ = [
     "SelfRewardIteration",
     "SelfRewardRun",
     "StepDPOJob",
+    "register",
 ]

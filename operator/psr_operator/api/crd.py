@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 
-from psr_operator.api import KINDS, PLURALS, Resource
+from psr_operator.api import KINDS, Resource
 from psr_operator.api.common import GROUP, VERSION
 from psr_operator.api.explain import model_of
 from psr_operator.api.keyed import KEY
@@ -25,15 +25,6 @@ from psr_runtime.config import MARK, Schema
 
 JSONSchema = dict[str, Any]
 
-SHORT_NAMES = {
-    "SelfRewardRun": "srr",
-    "SelfRewardIteration": "sri",
-    "PreferenceGeneration": "pgen",
-    "StepDPOJob": "sdj",
-    "SFTJob": "sft",
-    "ModelEvaluation": "meval",
-    "PolicyServer": "psv",
-}
 COMMENT = "# Generated from the models in operator/psr_operator/api by `psr crds`. Change those, then `make crds`.\n"
 CHILD_NAME_LENGTH = 52
 APPEND_ONLY = "iterations"
@@ -124,7 +115,7 @@ def crd(kind: str) -> dict[str, Any]:
         TypeError: a model says something that a structural schema cannot, or leaves something open that it must say;
             the message names the field.
     """
-    plural = PLURALS[kind]
+    plural = KINDS[kind].plural
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
@@ -137,7 +128,7 @@ def crd(kind: str) -> dict[str, Any]:
                 "listKind": f"{kind}List",
                 "plural": plural,
                 "singular": kind.lower(),
-                "shortNames": [SHORT_NAMES[kind]],
+                "shortNames": [KINDS[kind].short_name],
                 "categories": ["psr"],
             },
             "versions": [

@@ -61,7 +61,7 @@ def execute(options: argparse.Namespace) -> int:
     with Display() as display:
         work = WorkFolder(folder, display.say, stop)
         node = Node(folder, mounts, (work.descriptor,))
-        executor = Executor(folder, node, display.transition, stands=_artefact_is_there(objects, mounts))
+        executor = Executor(folder, node, display.transition, artefact_exists=_artefact_check(objects, mounts))
         executor.apply(objects)
         saved = _saved(options.file)
 
@@ -80,12 +80,12 @@ def execute(options: argparse.Namespace) -> int:
     return _conclude(executor, mounts, interrupted=stop.is_set() and not executor.finished)
 
 
-def _artefact_is_there(objects: Sequence[Resource], mounts: Mapping[str, Path]) -> Callable[[str, str], bool]:
-    """Whether the artefact of a digest still stands at a URI, and its inputs are what it was computed from."""
+def _artefact_check(objects: Sequence[Resource], mounts: Mapping[str, Path]) -> Callable[[str, str], bool]:
+    """Whether the artefact of a digest is still at a URI, and its inputs are what it was computed from."""
     access = next((item.spec.storage.access() for item in objects if getattr(item.spec, "storage", None)), None)
     storage = Storage(access, mounts)
 
-    def stands(uri: str, digest: str) -> bool:
+    def exists(uri: str, digest: str) -> bool:
         try:
             manifest = read_manifest(storage, uri)
             if manifest is None or manifest.identity != digest:
@@ -94,7 +94,7 @@ def _artefact_is_there(objects: Sequence[Resource], mounts: Mapping[str, Path]) 
         except StageError:
             return False  # the stage is asked, and says what is wrong
 
-    return stands
+    return exists
 
 
 def _rehearse(objects: list[Resource]) -> int:
@@ -102,13 +102,13 @@ def _rehearse(objects: list[Resource]) -> int:
         rehearsal = Rehearsal(print)
         executor = Executor(Path(folder), rehearsal, lambda _: None)
         executor.apply(objects)
-        still, said = threading.Event(), -1
+        still, lines = threading.Event(), -1
 
         def tick() -> None:
-            nonlocal said
-            if rehearsal.said == said:  # a server alone, say, never ends by itself
+            nonlocal lines
+            if rehearsal.lines == lines:  # a server alone, say, never ends by itself
                 still.set()
-            said = rehearsal.said
+            lines = rehearsal.lines
 
         executor.run(still, tick)
         return _stalled(executor)

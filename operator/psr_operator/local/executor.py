@@ -1,7 +1,7 @@
 """`psr run`: plan, carry out, observe, until every object is Ready or Stalled.
 
 The same planner as on Kubernetes decides; this executor starts processes where the controller makes Jobs. Statuses live
-in memory. After a restart, finished work is taken over where its artefact still stands; the idempotent stages rebuild
+in memory. After a restart, finished work is taken over where its artefact is still there; the idempotent stages rebuild
 the rest.
 """
 
@@ -21,6 +21,7 @@ from psr_operator.conditions import Transition
 from psr_operator.local.store import Store
 from psr_operator.planner import plan
 from psr_operator.planner.types import Observed, Plan, Server, ServerState, Workload, WorkloadState
+from psr_operator.reasons import Reason
 from psr_runtime.errors import Interrupted
 
 POLL_SECONDS = 0.2
@@ -28,7 +29,7 @@ LONGEST_SETTLING = 1000
 """Rounds of planning without anything happening outside; more means that two plans undo each other."""
 
 
-class NodeLike(Protocol):
+class Machine(Protocol):
     """What carries out Workloads and Servers: `Node` with processes, `Rehearsal` with nothing."""
 
     def run(self, workload: Workload) -> None: ...
@@ -45,7 +46,7 @@ class WorkFolder:
 
     Args:
         folder: made if it is not there.
-        say: told once when the lock has to be waited for.
+        say: called once when the lock has to be waited for.
         stop: ends the waiting.
 
     Raises:
@@ -56,11 +57,11 @@ class WorkFolder:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._file = open(folder / "lock", "a")  # noqa: SIM115 - held as long as the object lives
-        told = False
+        waiting = False
         while not self._locked():
-            if not told:
+            if not waiting:
                 say(f"{folder} is in use; waiting for the processes of the other run to end")
-                told = True
+                waiting = True
             if stop.wait(POLL_SECONDS):
                 self._file.close()
                 raise Interrupted(f"{folder} is still in use by another run; run it again once that has ended")
@@ -86,21 +87,21 @@ class Executor:
     Args:
         folder: where copies of the objects are kept.
         node: carries out Workloads and Servers.
-        report: told of each transition once its status is stored.
-        clock: tells the time; aware.
-        stands: whether the artefact of this digest still stands at this URI; finished work of an earlier run of
+        report: called with each transition once its status is stored.
+        clock: gives the time; aware.
+        artefact_exists: whether the artefact of this digest is still at this URI; finished work of an earlier run of
             the same folder is then not asked for again.
     """
 
     def __init__(
         self,
         folder: Path,
-        node: NodeLike,
+        node: Machine,
         report: Callable[[Transition], None],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        stands: Callable[[str, str], bool] = lambda _uri, _digest: False,
+        artefact_exists: Callable[[str, str], bool] = lambda _uri, _digest: False,
     ) -> None:
-        self.store = Store(folder, stands)
+        self.store = Store(folder, artefact_exists)
         self.node = node
         self._clock = clock
         self._report = report
@@ -157,13 +158,13 @@ class Executor:
         work = [item for item in self.roots if not isinstance(item, PolicyServer)]
         if not work:
             return all(item.status.holds("Stalled") for item in servers)
-        if not all(self._over(item) for item in work):
+        if not all(self._has_ended(item) for item in work):
             return False
         failed = any(item.status.holds("Stalled") for item in self.roots)
         left = [item for item in self.store.servers().values() if item.status.endpoints and item not in servers]
         return failed or not left
 
-    def _over(self, item: Resource) -> bool:
+    def _has_ended(self, item: Resource) -> bool:
         """Whether an object has come to its end, is suspended, or waits for a server that cannot serve."""
         if item.status.holds("Ready") or item.status.holds("Stalled"):
             return True
@@ -171,7 +172,7 @@ class Executor:
             return True  # who wants to change that stays (--watch), or runs it again
         for waiting in (item, *self.store.children(item)):
             ready = waiting.status.condition("Ready")
-            if ready is not None and ready.reason == "WaitingForServer":
+            if ready is not None and ready.reason == Reason.WAITING_FOR_SERVER:
                 server = self.store.get("PolicyServer", waiting.spec.server.ref or "")
                 if server is not None and server.status.holds("Stalled"):
                     return True
@@ -189,7 +190,7 @@ class Executor:
         raise RuntimeError("the plans of this run undo each other; please report it with its manifest")
 
     def _reconcile(self, stale: Resource) -> tuple[bool, Resource, Plan]:
-        """Plan one object; store its status and its children. Tells whether anything changed by it."""
+        """Plan one object; store its status and its children. Returns whether anything changed by it as well."""
         resource = self.store.get(stale.kind, stale.metadata.name)
         assert resource is not None
         wanted = plan(resource, self._observe(resource), self._clock())
@@ -210,7 +211,7 @@ class Executor:
         return Observed(tuple(workloads), servers, self.store.children(resource), self.store.servers())
 
     def _carry_out(self, resource: Resource, wanted: Plan) -> bool:
-        """Start and stop what a plan says. Tells whether anything was started."""
+        """Start and stop what a plan says. Returns whether anything was started."""
         changed = False
         for workload in wanted.workloads:
             if workload.name not in self._workloads[resource.metadata.uid]:

@@ -6,41 +6,39 @@ from collections.abc import Callable
 from typing import Any
 
 from psr_operator.planner.types import Phase, Server, ServerState, Workload, WorkloadState
+from psr_runtime.stages import STAGES
 
-RESULTS: dict[str, dict[str, Any]] = {
-    "sft": {"updates": 0},
-    "search": {},
-    "merge": {"pairs": 0, "problems": 0},
-    "step-dpo": {"updates": 0},
-    "evaluate": {"accuracy": 0.0, "problems": 0},
-    "report": {},
-    "prune": {"files": 0, "bytes": 0},
-}
-"""What the planner reads of each stage's result."""
+
+def rehearsed_result(stage: str) -> dict[str, Any]:
+    """What a stage says at its end where nothing has happened, besides output and digest."""
+    return STAGES[stage].result().model_dump(mode="json", exclude_none=True)
 
 
 class Rehearsal:
-    """Tells what would be carried out.
+    """Says what would be carried out.
 
     Args:
-        say: told of each Workload and Server, a line each; `said` counts them.
+        say: called with a line for each Workload and Server.
+
+    Attributes:
+        lines: how many there were.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
-        self._tell = say
-        self.said = 0
+        self._write = say
+        self.lines = 0
         self._workloads: dict[str, WorkloadState] = {}
         self._servers: dict[str, ServerState] = {}
 
     def _say(self, line: str) -> None:
-        self.said += 1
-        self._tell(line)
+        self.lines += 1
+        self._write(line)
 
     def run(self, workload: Workload) -> None:
         for config in workload.configurations:
             self._say(f"run    {workload.stage:<9} {workload.name:<32} → {config.output}")
         first = workload.configurations[0]
-        result = {"output": first.output, "digest": f"sha256:{workload.name}", **RESULTS[workload.stage]}
+        result = {"output": first.output, "digest": f"sha256:{workload.name}"} | rehearsed_result(workload.stage)
         self._workloads[workload.name] = WorkloadState(
             workload.name, workload.attempt, Phase.SUCCEEDED, result=result, gone=True
         )

@@ -1,7 +1,7 @@
 """The objects of a local run, in memory: applied, owned, with generation and status, as an apiserver would keep them.
 
-A copy of each object stands in the work folder for `psr wait` and for people. What is read back from it after a restart
-is uids, and the status of finished work whose artefact still stands.
+A copy of each object is kept in the work folder for `psr wait` and for people. What is read back from it after a
+restart is uids, and the status of finished work whose artefact is still there.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Store:
 
     Args:
         folder: work folder.
-        stands: whether the artefact of this digest still stands at this URI.
+        artefact_exists: whether the artefact of this digest is still at this URI.
     """
 
-    def __init__(self, folder: Path, stands: Callable[[str, str], bool]) -> None:
-        self._stands = stands
+    def __init__(self, folder: Path, artefact_exists: Callable[[str, str], bool]) -> None:
+        self._artefact_exists = artefact_exists
         self._folder = folder / "objects"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._objects: dict[Key, Resource] = {}
@@ -109,30 +109,29 @@ class Store:
         status = before.status
         if not isinstance(status, WorkStatus) or not status.holds("Ready") or not (status.output and status.digest):
             return None
-        return before if self._stands(status.output, status.digest) else None
+        return before if self._artefact_exists(status.output, status.digest) else None
 
     def _uid(self, key: Key) -> str:
         """The uid of an object of this work folder; the same again after a restart, so that storage stays ours."""
         path = self._folder / f"{key[0]}-{key[1]}.json"
         try:
-            found = json.loads(path.read_text())["metadata"]["uid"]
+            return str(json.loads(path.read_text())["metadata"]["uid"])
         except (OSError, ValueError, KeyError):
             return str(uuid.uuid4())
-        return str(found)
 
 
 def stored_object(folder: Path, kind: str, name: str) -> dict[str, Any] | None:
     """The copy of an object in a work folder, None where there is none (yet)."""
     try:
-        found = json.loads((folder / "objects" / f"{kind}-{name}.json").read_text())
+        document = json.loads((folder / "objects" / f"{kind}-{name}.json").read_text())
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return document if isinstance(document, dict) else None
 
 
 def changed_method_fields(before: Any, after: Any, at: str = "") -> list[str]:
     """Dotted paths of immutable fields that differ. Lists of a run's iterations may grow."""
-    found = []
+    paths = []
     for name, field in type(before).model_fields.items():
         extra = field.json_schema_extra
         mark = extra.get(MARK) if isinstance(extra, Mapping) else None
@@ -144,10 +143,10 @@ def changed_method_fields(before: Any, after: Any, at: str = "") -> list[str]:
             continue
         keyed = next((item for item in field.metadata if isinstance(item, Keyed)), None)
         if hasattr(type(old), "model_fields") and type(old) is type(new):
-            found += changed_method_fields(old, new, path)
+            paths += changed_method_fields(old, new, path)
         elif keyed and keyed.by_key(old).keys() == keyed.by_key(new).keys():
             for key, item in keyed.by_key(old).items():
-                found += changed_method_fields(item, keyed.by_key(new)[key], f"{path}[{key}]")
+                paths += changed_method_fields(item, keyed.by_key(new)[key], f"{path}[{key}]")
         else:
-            found.append(path)
-    return found
+            paths.append(path)
+    return paths
