@@ -1,4 +1,5 @@
-"""Greedy accuracy of a model on a problem file (paper §4): asking, grading, oracles of single steps.
+"""Greedy accuracy of a model on a problem file (paper §4): asking and grading.
 
-`stage.py` is the stage, `grading.py` compares answers in a process of its own, `oracle.py` judges single steps.
+`stage.py` is the stage; `benchmarks/` says how a problem file is read and what is asked, `graders/` compares answers. A
+manifest names one of each.
 """

@@ -19,11 +19,11 @@ from psr_runtime.artefacts.journal import Journal
 from psr_runtime.artefacts.manifest import other_digest
 from psr_runtime.config import EvaluateStage
 from psr_runtime.config.results import EvaluateResult
-from psr_runtime.data.reading import read_records, with_ids
 from psr_runtime.data.records import Ended, GradedProblem, Prediction
 from psr_runtime.engine import Engine, Sampling
 from psr_runtime.errors import DataError
-from psr_runtime.evaluation.grading import Grade, grade_all
+from psr_runtime.evaluation.benchmarks import BENCHMARKS
+from psr_runtime.evaluation.graders import GRADERS, Grade, grade_all
 from psr_runtime.prompts.grammar import split_steps
 from psr_runtime.prompts.templates import Templates
 from psr_runtime.prompts.tokens import Tokenizer
@@ -65,28 +65,29 @@ def run(config: EvaluateStage, context: StageContext) -> Outcome:
         answered or not compared.
 
     Raises:
+        ConfigurationError: a benchmark or a grader that nobody brings.
         DataError: a broken problem file, a prompt that fills the model's context, a log of another configuration.
         Interrupted: asked to stop, or the server did not become ready.
     """
+    benchmark = BENCHMARKS.load(config.evaluation.benchmark)()
+    grader_of = GRADERS.load(config.evaluation.grader)
     tokenizer = fetch_tokenizer(context.storage, config.model, context.scratch)
-    problems = with_ids(read_records(context.storage, config.problems, GradedProblem))[: config.evaluation.limit]
+    problems = benchmark.problems(context.storage, config.problems)[: config.evaluation.limit]
     templates = Templates.of(config.prompts)
     questions = [
-        Question(problem, tokenizer.prompt_ids(templates.solve_messages(problem.problem))) for problem in problems
+        Question(problem, tokenizer.prompt_ids(benchmark.messages(problem, templates))) for problem in problems
     ]
     responses = context.run_async(_ask_missing(config, context, tokenizer, questions))
     texts = [tokenizer.decode(responses[problem.id].token_ids) for problem in problems]
 
-    def graded(_: Grade) -> None:
+    def on_done(_: Grade) -> None:
         context.progress.advance()
         context.check_stop()
 
     context.progress.start(len(problems), "answers graded")
-    grades = grade_all(
-        [(problem.answer, text) for problem, text in zip(problems, texts, strict=True)],
-        config.evaluation.grading_seconds,
-        graded,
-    )
+    with grader_of(config.evaluation.grading_seconds) as grader:
+        answers = [(problem.answer, text) for problem, text in zip(problems, texts, strict=True)]
+        grades = grade_all(grader, answers, on_done)
     predictions = [
         Prediction(
             id=problem.id,

@@ -17,8 +17,8 @@ from markupsafe import Markup
 from psr_runtime.config import ReportStage
 from psr_runtime.data.records import Level, Tree
 from psr_runtime.report.figures import Series, bar_chart, line_chart, percent
-from psr_runtime.report.results import ORACLES, Artefact, Material
-from psr_runtime.report.statistics import StepOracle
+from psr_runtime.report.oracles import ORACLES, StepOracle
+from psr_runtime.report.results import Artefact, Material
 
 VERDICT_CHARACTERS = 600
 

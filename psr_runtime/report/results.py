@@ -19,12 +19,11 @@ from psr_runtime.config import ReportedEvaluation, ReportedModel, ReportStage
 from psr_runtime.data.reading import parse_records
 from psr_runtime.data.records import Prediction, Tree
 from psr_runtime.errors import InputMissing
-from psr_runtime.evaluation.oracle import arithmetic
-from psr_runtime.report.statistics import Estimate, Round, StepOracle, accuracy, difference, summarise
+from psr_runtime.report.oracles import ORACLES
+from psr_runtime.report.statistics import Estimate, Round, accuracy, difference, summarise
 from psr_runtime.stage import TIMINGS, versions
 from psr_runtime.storage import Storage, join
 
-ORACLES: dict[str, StepOracle | None] = {"None": None, "Arithmetic": arithmetic}
 DIGITS = 6
 SAMPLES = 2
 """Trees shown of each round."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean, variance
 
 from psr_runtime.data.records import Level, Tree
-
-StepOracle = Callable[[str], bool | None]
+from psr_runtime.report.oracles import StepOracle
 
 
 @dataclass(frozen=True)

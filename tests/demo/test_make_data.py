@@ -15,10 +15,10 @@ import pytest
 
 from psr_runtime.data.reading import parse_records
 from psr_runtime.data.records import EFTRecord, GradedProblem, IFTRecord, SearchProblem
-from psr_runtime.evaluation.oracle import arithmetic
 from psr_runtime.prompts import grammar
 from psr_runtime.prompts.templates import Templates
 from psr_runtime.prompts.tokens import Tokenizer
+from psr_runtime.report.oracles import arithmetic
 
 SUM = re.compile(r"^Step (\d): (\d+) \+ (\d) = (?:(\d+)|\\boxed\{(\d+)\})$")
 

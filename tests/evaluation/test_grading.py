@@ -10,14 +10,15 @@ import pytest
 
 from psr_runtime.data.reading import parse_records
 from psr_runtime.data.records import GradedProblem
-from psr_runtime.evaluation.grading import Grade, Grader, grade_all
+from psr_runtime.evaluation.graders import Grade, grade_all
+from psr_runtime.evaluation.graders.math_verify import MathVerify
 
 GSM8K = Path(__file__).parents[3] / "shared/data/qwen25_math_eval/gsm8k/test.jsonl"
 
 
 @pytest.fixture(scope="session")
-def grader() -> Iterator[Grader]:
-    with Grader(seconds=20) as grader:
+def grader() -> Iterator[MathVerify]:
+    with MathVerify(seconds=20) as grader:
         yield grader
 
 
@@ -43,10 +44,10 @@ UNEQUAL = [("27", "28"), ("-3", "3"), ("1/2", "2"), ("(3,5)", "(5,3)"), ("x^2", 
 @pytest.mark.parametrize(
     ("gold", "answer", "correct"), [(*pair, True) for pair in EQUAL] + [(*pair, False) for pair in UNEQUAL]
 )
-def test_an_answer_in_a_box_is_compared_by_its_value(grader: Grader, gold: str, answer: str, correct: bool) -> None:
-    found = grader.grade(gold, rf"Step 1: think.\nStep 2: so \boxed{{{answer}}}.")
+def test_an_answer_in_a_box_is_compared_by_its_value(grader: MathVerify, gold: str, answer: str, correct: bool) -> None:
+    grade = grader.grade(gold, rf"Step 1: think.\nStep 2: so \boxed{{{answer}}}.")
 
-    assert found == Grade(answer or None, correct)
+    assert grade == Grade(answer or None, correct)
 
 
 @pytest.mark.parametrize(
@@ -61,17 +62,17 @@ def test_an_answer_in_a_box_is_compared_by_its_value(grader: Grader, gold: str, 
     ],
 )
 def test_the_answer_is_the_last_balanced_box_or_what_math_verify_finds(
-    grader: Grader, response: str, answer: str | None, correct: bool
+    grader: MathVerify, response: str, answer: str | None, correct: bool
 ) -> None:
     assert grader.grade("18", response) == Grade(answer, correct)
 
 
-def test_an_empty_gold_answer_is_never_met(grader: Grader) -> None:
+def test_an_empty_gold_answer_is_never_met(grader: MathVerify) -> None:
     assert grader.grade(" ", r"\boxed{}") == Grade(None, False, "EmptyGold")
 
 
 def test_plain_integers_need_no_worker() -> None:
-    with Grader(seconds=1) as grader:
+    with MathVerify(seconds=1) as grader:
         assert grader.grade("12", r"\boxed{ +12 }").correct
         assert not grader.grade("12", r"\boxed{13}").correct
         assert grader.worker_pid is None
@@ -97,19 +98,19 @@ NASTY = {
 
 
 @pytest.fixture(scope="module")
-def strict_grader() -> Iterator[Grader]:
-    with Grader(seconds=1) as grader:
+def strict_grader() -> Iterator[MathVerify]:
+    with MathVerify(seconds=1) as grader:
         yield grader
 
 
 @pytest.mark.parametrize("name", NASTY)
-def test_nasty_answers_are_wrong_and_the_next_one_is_graded(strict_grader: Grader, name: str) -> None:
+def test_nasty_answers_are_wrong_and_the_next_one_is_graded(strict_grader: MathVerify, name: str) -> None:
     assert not strict_grader.grade("1/3", NASTY[name]).correct
     assert strict_grader.grade("1/3", r"\boxed{2/6}").correct
 
 
 def test_a_worker_that_dies_is_replaced() -> None:
-    with Grader(seconds=1, wall_seconds=20) as grader:
+    with MathVerify(seconds=1, wall_seconds=20) as grader:
         assert grader.grade("1/2", r"\boxed{0.5}").correct
         first = grader.worker_pid
         assert first is not None
@@ -127,7 +128,7 @@ def test_a_worker_that_dies_is_replaced() -> None:
 
 
 def test_a_worker_that_neither_works_nor_answers_is_killed() -> None:
-    with Grader(seconds=5, wall_seconds=3) as grader:
+    with MathVerify(seconds=5, wall_seconds=3) as grader:
         grader.grade("x", r"\boxed{x}")
         stopped = grader.worker_pid
         assert stopped is not None
@@ -140,13 +141,14 @@ def test_a_worker_that_neither_works_nor_answers_is_killed() -> None:
 def test_grades_come_in_the_order_of_the_items_and_are_reported_one_by_one() -> None:
     seen: list[Grade] = []
 
-    grades = grade_all([("1", r"\boxed{1}"), ("1", r"\boxed{2}"), ("", "x")], 5, seen.append)
+    with MathVerify(seconds=5) as grader:
+        grades = grade_all(grader, [("1", r"\boxed{1}"), ("1", r"\boxed{2}"), ("", "x")], seen.append)
 
     assert [grade.correct for grade in grades] == [True, False, False]
     assert seen == grades
 
 
-def test_gold_answers_of_gsm8k_are_met_by_themselves(grader: Grader) -> None:
+def test_gold_answers_of_gsm8k_are_met_by_themselves(grader: MathVerify) -> None:
     if not GSM8K.is_file():
         pytest.skip(f"{GSM8K} is not here: GSM8K comes with the shared data")
     lines = GSM8K.read_text().splitlines()[:20]

@@ -1,8 +1,8 @@
 """The process that grades: one JSON line in, one JSON line out, math-verify between them.
 
-Run as `python -m psr_runtime.evaluation.worker SECONDS`. It sets its own limits, so that no answer of a model can
-outlive them even when the process that asked is gone: `SECONDS` of processor time an answer (the kernel ends the
-process, also inside a C function) and 2 GiB of memory. `grading.py` starts another one in its place.
+Run as `python -m psr_runtime.evaluation.graders.math_verify_worker SECONDS`. It sets its own limits, so that no answer
+of a model can outlive them even when the process that asked is gone: `SECONDS` of processor time an answer (the kernel
+ends the process, also inside a C function) and 2 GiB of memory. `math_verify.py` starts another one in its place.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ def compare(gold: str, text: str) -> tuple[str | None, bool]:
 
     content = boxed(text)
     if content is not None:
-        answer, found = content.strip(), _parse(_in_box(content))
+        answer, values = content.strip(), _parse(_in_box(content))
     else:
-        found = _parse(text)
-        answer = str(found[-1]).strip() if found else ""
+        values = _parse(text)
+        answer = str(values[-1]).strip() if values else ""
     if not answer:
         return None, False
     wanted = _parse(_in_box(gold))
-    if not (_finite(wanted) and _finite(found)):
+    if not (_finite(wanted) and _finite(values)):
         return answer, _squeeze(answer) == _squeeze(gold)
-    return answer, bool(verify(wanted, found, timeout_seconds=None)) or _squeeze(answer) == _squeeze(gold)
+    return answer, bool(verify(wanted, values, timeout_seconds=None)) or _squeeze(answer) == _squeeze(gold)
 
 
 def _parse(text: str) -> list[Any]:
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
     kinds = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
-    found: list[Any] = parse(text, kinds, parsing_timeout=None)
-    return found
+    values: list[Any] = parse(text, kinds, parsing_timeout=None)
+    return values
 
 
 def _in_box(answer: str) -> str:

@@ -1,4 +1,4 @@
-"""Grading of answers by math-verify, behind a process that may die: a grader never hangs and never crashes.
+"""`evaluation.grader` MathVerify: the library of that name, behind a process that may die.
 
 One worker process grades answer after answer; an answer that costs it its limits is wrong, and the next answer gets
 a new worker. The limit is processor time, so that a busy machine does not change what is right. Equality of plain
@@ -17,11 +17,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, Any, Literal
 
+from psr_runtime.evaluation.graders import Grade
 from psr_runtime.prompts.grammar import boxed
 
 TAIL_CHARACTERS = 16_384
@@ -33,48 +32,7 @@ START_SECONDS = 300.0
 INTEGER = re.compile(r"[+-]?\d{1,15}")
 
 
-@dataclass(frozen=True)
-class Grade:
-    """How one response was graded.
-
-    Attributes:
-        answer: the answer as the response states it, at most 500 characters, None where none was found.
-        correct: whether it equals the gold answer.
-        fault: why there was no comparison: the gold answer is empty, the time was over, or the worker died.
-    """
-
-    answer: str | None
-    correct: bool
-    fault: Literal["EmptyGold", "Timeout", "Crash"] | None = None
-
-
-def grade(gold: str, response: str, seconds: float) -> Grade:
-    """Grade one response; see `Grader.grade`. For many use `grade_all`, which keeps its worker."""
-    with Grader(seconds) as grader:
-        return grader.grade(gold, response)
-
-
-def grade_all(
-    items: Sequence[tuple[str, str]], seconds: float, on_done: Callable[[Grade], None] = lambda _: None
-) -> list[Grade]:
-    """Grade (gold, response) pairs in order with one worker.
-
-    Args:
-        seconds: limit of processor time for each.
-        on_done: called after each with its grade; what it raises ends the grading.
-
-    Returns:
-        A grade for each item, in their order.
-    """
-    grades = []
-    with Grader(seconds) as grader:
-        for gold, response in items:
-            grades.append(grader.grade(gold, response))
-            on_done(grades[-1])
-    return grades
-
-
-class Grader:
+class MathVerify:
     """Grades answers with one worker process, which is started when first needed and replaced when it dies.
 
     Args:
@@ -121,7 +79,7 @@ class Grader:
             self._worker.close()
             self._worker = None
 
-    def __enter__(self) -> Grader:
+    def __enter__(self) -> MathVerify:
         return self
 
     def __exit__(
@@ -144,7 +102,7 @@ class _Worker:
     def __init__(self, seconds: float) -> None:
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "psr_runtime.evaluation.worker", str(seconds)],
+            [sys.executable, "-W", "ignore", "-m", "psr_runtime.evaluation.graders.math_verify_worker", str(seconds)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from psr_runtime.evaluation.oracle import arithmetic
+from psr_runtime.report.oracles import arithmetic
 
 RIGHT = [
     "Step 1: 85 + 3 = 88\n",
