@@ -1,7 +1,7 @@
 """Graders: whether an answer is right.
 
 A manifest names one as `evaluation.grader`; a package brings others by an entry point in the group `psr.graders`. What
-a name stands for is called with the seconds that one answer may take (`evaluation.gradingSeconds`) and gives a `Grader`.
+a name stands for is called with the seconds for one answer (`evaluation.gradingSeconds`) and gives a `Grader`.
 """
 
 from __future__ import annotations
