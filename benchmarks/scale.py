@@ -44,7 +44,8 @@ from benchmarks.witness import (
 from harness.control_plane.client import Client
 from harness.control_plane.paths import KINDS, collection_of
 from harness.control_plane.plane import CONTROLLERS, APIError, ControlPlane, start_control_plane
-from psr_operator.api import GROUP, PLURALS, VERSION
+from psr_operator import api
+from psr_operator.api import GROUP, VERSION
 from psr_operator.api.crd import rendered
 from psr_operator.render import LABEL_UID
 from tests.controller.operator_process import HOME, Operator, grant, start_operator
@@ -105,7 +106,7 @@ def _prepare(plane: ControlPlane) -> None:
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     plane.request("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE, "labels": labels}})
     deadline = time.monotonic() + 60
-    for kind in PLURALS:
+    for kind in api.KINDS:
         while True:
             with contextlib.suppress(APIError):
                 plane.request("GET", f"{collection_of(kind, NAMESPACE)}?limit=1")
@@ -187,7 +188,7 @@ class Rehearsal:
         memory = memory_of(operator.process.pid) if alive else {}
         asked = await asyncio.to_thread(requests_of, self.plane, user)
         objects = [item for kind in KINDS_OF_RUNS for item in await self._list(kind)]
-        for key, lines in standing_faults(item for item in objects if item["kind"] in PLURALS).items():
+        for key, lines in standing_faults(item for item in objects if item["kind"] in api.KINDS).items():
             faults[key] += lines
         faults["orphans"] += orphans(objects)
         vanished = await self._vanish() if operator.process.poll() is None else None
@@ -248,7 +249,7 @@ class Rehearsal:
             if item.get("type") != "Warning":
                 continue
             about = item["involvedObject"]
-            if reporter == REPORTER or about["kind"] in PLURALS:
+            if reporter == REPORTER or about["kind"] in api.KINDS:
                 self.witness.faults["events"].append(
                     f"{about['kind']}/{about['name']}: {item['reason']}: {item['message']}"
                 )

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness.control_plane.plane import APIError, ControlPlane, named_cluster, start_control_plane
-from psr_operator.api import GROUP, PLURALS, VERSION
+from psr_operator.api import GROUP, KINDS, VERSION
 from psr_operator.api.crd import rendered
 
 
@@ -39,7 +39,7 @@ def crds(plane: ControlPlane) -> ControlPlane:
     for text in rendered().values():
         plane.request("PATCH", _definition(text), text, content="application/apply-patch+yaml")
     deadline = time.monotonic() + 60
-    waiting = set(PLURALS.values())
+    waiting = {kind.plural for kind in KINDS.values()}
     while waiting:
         assert time.monotonic() < deadline, f"not served: {', '.join(sorted(waiting))}"
         waiting = {name for name in waiting if not _served(plane, name)}

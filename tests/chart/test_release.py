@@ -22,7 +22,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from harness.control_plane.plane import APIError, ControlPlane
-from psr_operator.api import GROUP, PLURALS, VERSION
+from psr_operator.api import GROUP, KINDS, VERSION
 from psr_operator.api.crd import rendered
 from tests.chart.generated import CHART
 from tests.chart.helm import NAMESPACE, RELEASE, Helm, one, parsed
@@ -133,7 +133,7 @@ def spec_of(definition: dict[str, Any]) -> dict[str, Any]:
 def test_install_says_what_to_do_next_and_makes_the_kinds(clean: Helm, cluster: ControlPlane) -> None:
     said = install(clean)
     assert f"kubectl -n {TEAM} apply -f run.yaml" in said
-    assert kinds_of(cluster) == {f"{plural}.{GROUP}" for plural in PLURALS.values()}
+    assert kinds_of(cluster) == {f"{kind.plural}.{GROUP}" for kind in KINDS.values()}
     assert exists(cluster, deployment())
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.control_plane.client import Client
 from harness.control_plane.plane import ControlPlane
-from psr_operator.api import GROUP, KINDS, PLURALS, VERSION
+from psr_operator.api import GROUP, KINDS, VERSION
 from psr_operator.render import LABEL_SERVER
 from tests.controller.kstatus import KStatus, compute, conditions_of, expected
 
@@ -20,7 +20,7 @@ START_SECONDS = 30.0
 CLOSING_SECONDS = 0.25
 """TLS connections need a few turns of the loop to close."""
 COLLECTIONS = {
-    **{kind: f"/apis/{GROUP}/{VERSION}/namespaces/{{}}/{plural}" for kind, plural in PLURALS.items()},
+    **{name: f"/apis/{GROUP}/{VERSION}/namespaces/{{}}/{kind.plural}" for name, kind in KINDS.items()},
     "Job": "/apis/batch/v1/namespaces/{}/jobs",
     "Deployment": "/apis/apps/v1/namespaces/{}/deployments",
     "Pod": "/api/v1/namespaces/{}/pods",

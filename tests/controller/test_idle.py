@@ -26,7 +26,7 @@ from harness.control_plane.client import Client
 from harness.control_plane.plane import APIError, ControlPlane
 from harness.control_plane.player import Outcome, Player, play
 from harness.control_plane.pod_ports import digest_of
-from psr_operator.api import PLURALS
+from psr_operator.api import KINDS
 from tests.controller.kstatus import kubectl_wait
 from tests.controller.operator_process import Account, Operator, grant, start_operator
 
@@ -73,7 +73,7 @@ class Place:
 
     def versions(self) -> dict[str, str]:
         """resourceVersion of every object of ours, of every Job and Deployment, and of every event."""
-        paths = [f"{self.path}/{plural}" for plural in PLURALS.values()]
+        paths = [f"{self.path}/{kind.plural}" for kind in KINDS.values()]
         paths += [f"/apis/batch/v1/namespaces/{self.namespace}/jobs"]
         paths += [f"/apis/apps/v1/namespaces/{self.namespace}/deployments"]
         paths += [f"/api/v1/namespaces/{self.namespace}/events"]
@@ -185,7 +185,7 @@ WORKLOADS = {
     "round-dpo-a1": ("StepDPOJob", "round-dpo", "Training"),
 }
 """What says so while each is at work."""
-WATCHED = (*PLURALS.values(), "jobs", "deployments", "pods")
+WATCHED = (*(kind.plural for kind in KINDS.values()), "jobs", "deployments", "pods")
 IDLE_REQUESTS = {
     "get leases",
     "update leases",

@@ -34,13 +34,9 @@ for _kind in (
 ):
     register(_kind)
 
-PLURALS = {name: kind.plural for name, kind in KINDS.items()}
-"""What each kind is called in the paths of the API."""
-
 __all__ = [
     "GROUP",
     "KINDS",
-    "PLURALS",
     "VERSION",
     "Condition",
     "Meta",

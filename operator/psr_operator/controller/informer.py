@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from psr_operator.api import PLURALS
+from psr_operator.api import KINDS
 from psr_operator.backends.base import Backend, ObjectKind, OwnerLabels, PodFacts, WorkloadFacts
 from psr_operator.controller.client import Client
 from psr_operator.controller.facts import DeploymentFacts, deployment_facts, pod_facts
@@ -167,7 +167,7 @@ class Informer:
             How many objects were gone.
         """
         vanished = 0
-        for kind in PLURALS:
+        for kind in KINDS:
             vanished += await self._compare_own(kind, namespaces)
         for of in self.dependents():
             vanished += await self._compare_dependents(of, namespaces)

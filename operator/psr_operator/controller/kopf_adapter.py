@@ -18,7 +18,7 @@ import kopf
 from kopf._core.engines.peering import Identity  # else kopf asks for the user's name, which a pod has none of
 from kopf._core.reactor.inventory import ResourceMemories, ResourceMemory  # no public switch turns its notes off
 
-from psr_operator.api import GROUP, PLURALS, VERSION
+from psr_operator.api import GROUP, KINDS, VERSION
 from psr_operator.controller.client import Client, Connection, NoCredentials
 from psr_operator.controller.informer import Dependents, Informer
 
@@ -60,8 +60,8 @@ def register(registry: kopf.OperatorRegistry, client: Client, informer: Informer
     def log_in(**_: Any) -> kopf.AiohttpSession:
         return _session(client)
 
-    for kind, plural in PLURALS.items():
-        _watch_own(registry, informer, kind, plural)
+    for name, kind in KINDS.items():
+        _watch_own(registry, informer, name, kind.plural)
     for number, of in enumerate(informer.dependents()):
         _watch_dependents(registry, informer, of, f"{of.kind.kind}-event-{number}")
 

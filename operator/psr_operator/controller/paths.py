@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from psr_operator.api import GROUP, PLURALS, VERSION
+from psr_operator import api
+from psr_operator.api import GROUP, VERSION
 from psr_operator.backends.base import ObjectKind
 from psr_operator.controller.workqueue import Key
 
@@ -19,7 +20,7 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "ReplicaSet": ("apps/v1", "replicasets"),
     "Secret": ("v1", "secrets"),
     "Service": ("v1", "services"),
-    **{kind: (f"{GROUP}/{VERSION}", plural) for kind, plural in PLURALS.items()},
+    **{name: (f"{GROUP}/{VERSION}", kind.plural) for name, kind in api.KINDS.items()},
 }
 """API version and plural of the kinds that the controller itself reads or writes: ours, servers', pods and events. Back
 ends name theirs (`ObjectKind`)."""

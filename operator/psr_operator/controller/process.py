@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from psr_operator.api import GROUP, PLURALS, VERSION, PolicyServer
+from psr_operator.api import GROUP, KINDS, VERSION, PolicyServer
 from psr_operator.backends import load_all
 from psr_operator.controller import kopf_adapter
 from psr_operator.controller.client import Client, NoCredentials, Refused, Unreachable
@@ -143,7 +143,8 @@ class Process:
             try:
                 served = await client.get(group_version(f"{GROUP}/{VERSION}"))
                 self._reached.set()  # a replica that cannot talk to the apiserver is ready for nothing
-                missing = set(PLURALS.values()) - {item["name"] for item in (served or {}).get("resources", ())}
+                names = {item["name"] for item in (served or {}).get("resources", ())}
+                missing = {kind.plural for kind in KINDS.values()} - names
                 if not missing:
                     break
                 if not warned:
@@ -274,7 +275,7 @@ class Process:
         return list(self.options.namespaces) or [None]
 
     def _count_objects(self) -> None:
-        for kind in PLURALS:
+        for kind in KINDS:
             self.metrics.objects.labels(kind).set(len(self.store.of_kind(kind)))
 
     def _server_of(self, uid: str) -> PolicyServer | None:
