@@ -36,7 +36,7 @@ import httpx
 from ruamel.yaml import YAML
 
 from harness.engine_server import EngineServer, start_server
-from psr_runtime.errors import DataError
+from psr_runtime.protocol.errors import DataError
 from psr_runtime.storage import file_uri
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -22,8 +22,8 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from psr_runtime.config import Endpoint
-from psr_runtime.errors import ConfigurationError, DataError, Interrupted
 from psr_runtime.protocol import DIGEST_HEADER, KEY_VARIABLE
+from psr_runtime.protocol.errors import ConfigurationError, DataError, Interrupted
 
 SERVED_NAME = "psr"
 """Name under which a PolicyServer serves whatever model it has; the digest tells models apart."""

@@ -17,13 +17,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from psr_runtime.errors import Interrupted
 from psr_runtime.protocol import (
     PROGRESS_HOST_VARIABLE,
     PROGRESS_PATH,
     PROGRESS_PORT_FILE_VARIABLE,
     PROGRESS_PORT_VARIABLE,
 )
+from psr_runtime.protocol.errors import Interrupted
 
 LINE_SECONDS = 5.0
 """A pipe gets a line at most this often."""

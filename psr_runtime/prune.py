@@ -17,7 +17,7 @@ from psr_runtime.artefacts.ownership import check_removable
 from psr_runtime.artefacts.pruned import Pruned, write_pruned
 from psr_runtime.config import Owner, PrunedModel, PruneStage
 from psr_runtime.config.results import PruneResult
-from psr_runtime.errors import DataError
+from psr_runtime.protocol.errors import DataError
 from psr_runtime.stage import Outcome, StageContext
 from psr_runtime.stages import STAGES
 from psr_runtime.storage import Storage, join

@@ -33,9 +33,9 @@ from psr_runtime.artefacts.ownership import check_output, claim_prefix
 from psr_runtime.artefacts.publishing import clear_claim, publish
 from psr_runtime.config import StageConfig, input_uris, stage_digest
 from psr_runtime.config.results import StageResult
-from psr_runtime.errors import ConfigurationError, DataError, Interrupted, StageError, StorageInUse
 from psr_runtime.progress import Progress
 from psr_runtime.protocol import CONFIG_VARIABLE, SCRATCH_VARIABLE, TERMINATION_VARIABLE, ExitCode, TerminationMessage
+from psr_runtime.protocol.errors import ConfigurationError, DataError, Interrupted, StageError, StorageInUse
 from psr_runtime.stages import STAGES, Stage
 from psr_runtime.storage import Storage, join
 from psr_runtime.storage.files import NO_SPACE

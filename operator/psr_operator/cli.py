@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from psr_operator.api.manifest import ManifestError
 from psr_operator.commands import COMMANDS
-from psr_runtime.errors import StageError
+from psr_runtime.protocol.errors import StageError
 
 EXIT_CODES = """\
   0 every object is Ready · 64 manifest or configuration wrong · 65 data wrong · 66 input missing

@@ -16,9 +16,9 @@ from psr_runtime.artefacts.fetching import fetch, read_file
 from psr_runtime.artefacts.manifest import PARALLEL, digest_of_content, digest_of_input, is_content, read_manifest
 from psr_runtime.artefacts.pruned import missing_explained
 from psr_runtime.config import ModelSource
-from psr_runtime.errors import ConfigurationError, DataError, InputMissing
 from psr_runtime.prompts.tokens import FILES as TOKENIZER_FILES
 from psr_runtime.prompts.tokens import Tokenizer
+from psr_runtime.protocol.errors import ConfigurationError, DataError, InputMissing
 from psr_runtime.stages import Makes, makers
 from psr_runtime.storage import Storage, join, name_below
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from psr_runtime.artefacts.manifest import MANIFEST, PARALLEL, FileEntry, read_manifest
 from psr_runtime.artefacts.pruned import missing_explained
-from psr_runtime.errors import DataError, InputMissing
+from psr_runtime.protocol.errors import DataError, InputMissing
 from psr_runtime.storage import Storage
 from psr_runtime.storage.hashes import digest_of
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from psr_runtime.errors import DataError
+from psr_runtime.protocol.errors import DataError
 from psr_runtime.storage import Storage, join
 from psr_runtime.storage.files import file_errors, make_folder, sync_folder
 

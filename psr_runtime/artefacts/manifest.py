@@ -21,7 +21,7 @@ from pydantic import (
     model_serializer,
 )
 
-from psr_runtime.errors import DataError, InputMissing
+from psr_runtime.protocol.errors import DataError, InputMissing
 from psr_runtime.storage import NotFound, Storage, join, name_below
 from psr_runtime.storage.hashes import HashName, has_blake3
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from psr_runtime.config import Owner
-from psr_runtime.errors import DataError, InputMissing, StorageInUse
+from psr_runtime.protocol.errors import DataError, InputMissing, StorageInUse
 from psr_runtime.storage import NotFound, Storage, join
 
 OWNER = "owner.json"

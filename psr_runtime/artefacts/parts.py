@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from psr_runtime.artefacts.manifest import MANIFEST, FileEntry, InputEntry, Manifest, below, other_digest, read_manifest
 from psr_runtime.artefacts.publishing import CLAIM, claim, conclude, content_of, entries_of, send
-from psr_runtime.errors import DataError, Interrupted
+from psr_runtime.protocol.errors import DataError, Interrupted
 from psr_runtime.storage import NotFound, Storage, join, name_below
 
 FOLDER = "parts"

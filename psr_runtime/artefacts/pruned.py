@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from psr_runtime.errors import WEIGHTS_PRUNED, InputMissing, WeightsPruned
+from psr_runtime.protocol.errors import WEIGHTS_PRUNED, InputMissing, WeightsPruned
 from psr_runtime.storage import Storage, join
 
 PRUNED = "pruned.json"

@@ -27,7 +27,7 @@ from psr_runtime.artefacts.manifest import (
     parse_manifest,
     read_manifest,
 )
-from psr_runtime.errors import DataError
+from psr_runtime.protocol.errors import DataError
 from psr_runtime.storage import NotFound, Storage, join
 from psr_runtime.storage.hashes import digests_of
 

@@ -48,7 +48,7 @@ def plugin(default: str, *, group: str, own: Sequence[str], description: str) ->
     the field was there stay valid, and images from then can read the rest.
 
     Args:
-        group: entry-point group, `psr.judges` say (`psr_runtime.plugins`).
+        group: entry-point group, `psr.judges` say (`psr_runtime.config.plugins`).
         own: names that are ours; any other one's package and version are part of the digest.
     """
     extra: dict[str, Any] = {MARK: "method", LATER: True, PLUGIN: {"group": group, "own": sorted(own)}}

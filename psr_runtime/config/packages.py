@@ -1,7 +1,7 @@
 """Which package brings a plug-in, as the installed packages say themselves (entry points).
 
 The version is part of the digest of every result that the plug-in decided. What a plug-in does and how it is loaded
-stands in `psr_runtime.plugins`.
+stands in `psr_runtime.config.plugins`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from pydantic import (
 from psr_runtime.artefacts.fetching import read_file
 from psr_runtime.artefacts.manifest import read_manifest
 from psr_runtime.data.records import PAIRS, Pair
-from psr_runtime.errors import DataError
+from psr_runtime.protocol.errors import DataError
 from psr_runtime.storage import Storage, join
 
 R = TypeVar("R", bound=BaseModel)

@@ -21,12 +21,12 @@ from psr_runtime.config import EvaluateStage
 from psr_runtime.config.results import EvaluateResult
 from psr_runtime.data.records import Ended, GradedProblem, Prediction
 from psr_runtime.engine import Engine, Sampling
-from psr_runtime.errors import DataError
 from psr_runtime.evaluation.benchmarks import BENCHMARKS
 from psr_runtime.evaluation.graders import GRADERS, Grade, grade_all
 from psr_runtime.prompts.grammar import split_steps
 from psr_runtime.prompts.templates import Templates
 from psr_runtime.prompts.tokens import Tokenizer
+from psr_runtime.protocol.errors import DataError
 from psr_runtime.stage import Outcome, StageContext
 from psr_runtime.storage import join
 

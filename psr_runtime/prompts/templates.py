@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from psr_runtime.config import Prompts
-from psr_runtime.errors import ConfigurationError
+from psr_runtime.protocol.errors import ConfigurationError
 
 SOLVE = "{problem}"
 JUDGE = ("{Question and Partial Reasoning Steps}", "{Step A}", "{Step B}")

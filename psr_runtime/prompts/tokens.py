@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from psr_runtime.errors import DataError, InputMissing
+from psr_runtime.protocol.errors import DataError, InputMissing
 
 FILES = (
     "tokenizer.json",

@@ -18,7 +18,7 @@ from psr_runtime.artefacts.manifest import Manifest, digest_of_input, read_manif
 from psr_runtime.config import ReportedEvaluation, ReportedModel, ReportStage
 from psr_runtime.data.reading import parse_records
 from psr_runtime.data.records import Prediction, Tree
-from psr_runtime.errors import InputMissing
+from psr_runtime.protocol.errors import InputMissing
 from psr_runtime.report.oracles import ORACLES
 from psr_runtime.report.statistics import Estimate, Round, accuracy, difference, summarise
 from psr_runtime.stage import TIMINGS, versions

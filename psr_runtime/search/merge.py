@@ -13,7 +13,7 @@ from psr_runtime.artefacts.manifest import Manifest, require_manifest
 from psr_runtime.config import MergeStage
 from psr_runtime.data.reading import parse_records
 from psr_runtime.data.records import PAIRS, Pair, Tree
-from psr_runtime.errors import DataError
+from psr_runtime.protocol.errors import DataError
 from psr_runtime.search.pairs import TREES, write_set
 from psr_runtime.search.statistics import statistics
 from psr_runtime.stage import Outcome, StageContext

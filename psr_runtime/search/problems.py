@@ -11,7 +11,7 @@ from psr_runtime.config import Questions
 from psr_runtime.data.reading import read_records, with_ids
 from psr_runtime.data.records import SearchProblem
 from psr_runtime.engine import seed_of
-from psr_runtime.errors import DataError
+from psr_runtime.protocol.errors import DataError
 from psr_runtime.storage import Storage
 
 

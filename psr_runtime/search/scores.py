@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from psr_runtime.data.records import Score, Verdict
-from psr_runtime.errors import ConfigurationError
+from psr_runtime.protocol.errors import ConfigurationError
 
 
 def distinct_texts(texts: Sequence[str | None]) -> list[int | None]:

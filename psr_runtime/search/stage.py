@@ -19,9 +19,9 @@ from psr_runtime.artefacts.manifest import other_digest
 from psr_runtime.config import SearchStage, stage_digest
 from psr_runtime.data.records import Level, SearchProblem, Tree
 from psr_runtime.engine import Engine, open_engine
-from psr_runtime.errors import DataError
 from psr_runtime.prompts.templates import Templates
 from psr_runtime.prompts.tokens import Tokenizer
+from psr_runtime.protocol.errors import DataError
 from psr_runtime.search.judges import JUDGES, JudgeSetup
 from psr_runtime.search.judges.controls import CONTROLS
 from psr_runtime.search.pairs import Origin, pairs_of, write_set

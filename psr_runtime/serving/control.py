@@ -19,8 +19,8 @@ from pydantic import ValidationError
 
 from psr_runtime.artefacts.fingerprint import Check
 from psr_runtime.config import ModelOrder, ModelSource
-from psr_runtime.errors import ConfigurationError
 from psr_runtime.protocol import KEY_VARIABLE, MODEL_PATH, READY_PATH, STATE_PATH, FailureReason, ServerPhase
+from psr_runtime.protocol.errors import ConfigurationError
 
 BODY_BYTES = 64 * 1024
 REQUEST_SECONDS = 30

@@ -31,8 +31,8 @@ from psr_runtime.artefacts.checkpoints import FINGERPRINT, LocalModel, fetch_all
 from psr_runtime.artefacts.fingerprint import Check, Fingerprint, compare, noise_of
 from psr_runtime.artefacts.manifest import read_manifest
 from psr_runtime.config import ModelSource, ServeStage
-from psr_runtime.errors import ConfigurationError, DataError, StageError
 from psr_runtime.protocol import ExitCode, FailureReason, ServerPhase, TerminationMessage, control_port
+from psr_runtime.protocol.errors import ConfigurationError, DataError, StageError
 from psr_runtime.serving.control import Change, ControlServer, State, port_error
 from psr_runtime.serving.swap import obstacle, require_chat_template
 from psr_runtime.serving.vllm_process import (

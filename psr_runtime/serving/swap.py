@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from psr_runtime.config import ModelSource
-from psr_runtime.errors import DataError, InputMissing
 from psr_runtime.prompts.tokens import FILES as TOKENIZER_FILES
+from psr_runtime.protocol.errors import DataError, InputMissing
 
 TEMPLATE_FILE = "chat_template.jinja"
 IGNORED = frozenset(

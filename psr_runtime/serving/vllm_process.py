@@ -30,8 +30,8 @@ from psr_runtime.artefacts.checkpoints import RemoteWeights
 from psr_runtime.artefacts.fingerprint import Fingerprint
 from psr_runtime.config import ServeStage, StorageAccess
 from psr_runtime.engine import SERVED_NAME
-from psr_runtime.errors import ConfigurationError, DataError
 from psr_runtime.protocol import KEY_VARIABLE
+from psr_runtime.protocol.errors import ConfigurationError, DataError
 from psr_runtime.serving.guard import GATE, TOKEN_HEADER, TOKEN_VARIABLE
 
 LEASH = "import os, signal, sys; sys.stdin.buffer.read(); os.killpg(0, signal.SIGKILL)"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote, unquote_to_bytes
 
-from psr_runtime.errors import ConfigurationError, InputMissing, Interrupted
+from psr_runtime.protocol.errors import ConfigurationError, InputMissing, Interrupted
 from psr_runtime.storage.hashes import HashName, digest_of, sha256_of
 
 CHUNK = 1 << 20

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from psr_runtime.config import StorageAccess
-from psr_runtime.errors import ConfigurationError, DataError, InputMissing, Interrupted
+from psr_runtime.protocol.errors import ConfigurationError, DataError, InputMissing, Interrupted
 from psr_runtime.storage.files import CHUNK, NotFound, StoredObject, file_errors
 from psr_runtime.storage.hashes import HashName
 from psr_runtime.storage.s3_transfer import STREAMS, Transfer, code, status

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from psr_runtime.errors import Interrupted
+from psr_runtime.protocol.errors import Interrupted
 from psr_runtime.storage import hashes
 from psr_runtime.storage.files import CHUNK
 from psr_runtime.storage.hashes import PIECE, Composite, Hash, HashName

@@ -18,8 +18,8 @@ from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
 from psr_runtime.config import StorageAccess
-from psr_runtime.errors import ConfigurationError
 from psr_runtime.protocol import MOUNTS_VARIABLE
+from psr_runtime.protocol.errors import ConfigurationError
 from psr_runtime.storage.files import FileStore, Store, StoredObject
 from psr_runtime.storage.files import NotFound as NotFound
 from psr_runtime.storage.hashes import HashName

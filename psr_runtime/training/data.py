@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from psr_runtime.config import SFTStage, StepDPOStage
 from psr_runtime.data.reading import read_pairs, read_records
 from psr_runtime.data.records import EFTRecord, IFTRecord
-from psr_runtime.errors import DataError
 from psr_runtime.prompts.templates import Templates
 from psr_runtime.prompts.tokens import Tokenizer
+from psr_runtime.protocol.errors import DataError
 from psr_runtime.storage import Storage
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from psr_runtime.errors import DataError
+from psr_runtime.protocol.errors import DataError
 from psr_runtime.training.data import Sample
 
 

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from psr_runtime.errors import InputMissing
+from psr_runtime.protocol.errors import InputMissing
 from psr_runtime.storage import Storage, join, name_below, sha256_of
 
 COMPLETE = "complete.json"

@@ -13,8 +13,8 @@ from torch import Tensor
 from psr_runtime.artefacts.checkpoints import FINGERPRINT, context_length, fetch_model
 from psr_runtime.config import StepDPOConfig, StepDPOStage
 from psr_runtime.config.results import StepDPOResult
-from psr_runtime.errors import ConfigurationError, DataError
 from psr_runtime.prompts.tokens import Tokenizer, tokenizer_digest
+from psr_runtime.protocol.errors import ConfigurationError, DataError
 from psr_runtime.stage import Outcome, StageContext
 from psr_runtime.storage import join
 from psr_runtime.training.checkpoint import write_checkpoint

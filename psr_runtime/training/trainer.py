@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from psr_runtime.config import OptimizerConfig, SFTConfig, StepDPOConfig
-from psr_runtime.errors import ConfigurationError
+from psr_runtime.protocol.errors import ConfigurationError
 from psr_runtime.stage import StageContext
 from psr_runtime.training.resume import ResumeStates
 from psr_runtime.training.updates import Update, Updates

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from psr_runtime.errors import DataError
+from psr_runtime.protocol.errors import DataError
 
 
 def load_model(folder: Path, weights: Literal["Pretrained", "Random"] = "Pretrained", seed: int = 0) -> Any:

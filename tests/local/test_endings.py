@@ -10,7 +10,7 @@ import pytest
 
 from psr_operator.cli import main
 from psr_operator.local.executor import WorkFolder
-from psr_runtime.errors import Interrupted
+from psr_runtime.protocol.errors import Interrupted
 
 SERVER = """
 apiVersion: psr.dev/v1alpha1

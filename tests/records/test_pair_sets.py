@@ -9,7 +9,7 @@ import pytest
 from psr_runtime.artefacts.publishing import publish
 from psr_runtime.data.reading import read_pairs
 from psr_runtime.data.records import Pair
-from psr_runtime.errors import DataError, InputMissing
+from psr_runtime.protocol.errors import DataError, InputMissing
 from psr_runtime.storage import Storage, file_uri
 
 PAIR = Pair(

@@ -15,8 +15,8 @@ from psr_runtime.config import Endpoint
 from psr_runtime.data.reading import read_records
 from psr_runtime.data.records import Pair, Tree
 from psr_runtime.engine import Completion, Engine, Sampling, VLLMClient
-from psr_runtime.errors import DataError
 from psr_runtime.prompts.tokens import Tokenizer
+from psr_runtime.protocol.errors import DataError
 from psr_runtime.search import stage as search_stage
 from psr_runtime.stage import run_stage
 from psr_runtime.storage import Storage, file_uri

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Inner
 from tokenizers import decoders, models, pre_tokenizers
 
-from psr_runtime.errors import DataError
 from psr_runtime.prompts.grammar import cut_at_next_step
 from psr_runtime.prompts.tokens import Tokenizer
+from psr_runtime.protocol.errors import DataError
 from tests.search.language import CHAT, encode, tokenizer_json
 
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from psr_runtime.config import JudgeConfig, Prompts
 from psr_runtime.data.records import Verdict
 from psr_runtime.engine import seed_of
-from psr_runtime.errors import ConfigurationError
 from psr_runtime.prompts.templates import Templates
 from psr_runtime.prompts.tokens import Tokenizer
+from psr_runtime.protocol.errors import ConfigurationError
 from psr_runtime.search.judges import Assessment, CandidateSet, JudgeSetup
 from psr_runtime.search.judges.controls import CONTROLS, Inverted
 from psr_runtime.search.judges.pairwise import Pairwise

@@ -10,8 +10,8 @@ import pytest
 from psr_runtime.config import SearchConfig
 from psr_runtime.data.records import Candidate, Level, SearchProblem
 from psr_runtime.engine import Completion
-from psr_runtime.errors import DataError
 from psr_runtime.prompts.tokens import Tokenizer
+from psr_runtime.protocol.errors import DataError
 from psr_runtime.search.candidates import read_candidate
 from psr_runtime.search.problems import load_problems
 from psr_runtime.search.strategies.step_search import Position, decide

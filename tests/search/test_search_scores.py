@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psr_runtime.data.records import Score, Verdict
-from psr_runtime.errors import ConfigurationError
+from psr_runtime.protocol.errors import ConfigurationError
 from psr_runtime.search.scores import best_and_worst, by_candidate, comparisons, distinct_texts, multiplicities, wins
 
 Orders = Literal["Both", "Single"]

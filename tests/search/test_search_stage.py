@@ -15,8 +15,8 @@ from psr_runtime.artefacts.manifest import read_manifest
 from psr_runtime.config import Questions
 from psr_runtime.data.reading import read_records
 from psr_runtime.data.records import Level, Pair, SearchProblem, Tree
-from psr_runtime.errors import DataError
 from psr_runtime.prompts.tokens import Tokenizer
+from psr_runtime.protocol.errors import DataError
 from psr_runtime.search.problems import round_problems
 from psr_runtime.stage import run_stage
 from psr_runtime.storage import Storage, file_uri

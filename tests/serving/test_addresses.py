@@ -15,7 +15,7 @@ import pytest
 from harness.engine_server import free_port_pair
 from psr_runtime.config import Endpoint
 from psr_runtime.engine import Completion, Sampling, VLLMClient, addresses_of
-from psr_runtime.errors import Interrupted
+from psr_runtime.protocol.errors import Interrupted
 
 ONE, TWO = "127.0.0.1", "127.0.0.2"
 BODY = b'{"choices": [{"index": 0, "token_ids": [7], "finish_reason": "stop"}], "data": [{"max_model_len": 99}]}'

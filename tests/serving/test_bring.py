@@ -9,8 +9,8 @@ from pathlib import Path
 from psr_runtime.__main__ import main
 
 ASK = """
-import boto3, sys, psr_runtime.errors, botocore
-print(psr_runtime.errors.__file__)
+import boto3, sys, psr_runtime.protocol.errors, botocore
+print(psr_runtime.protocol.errors.__file__)
 print(boto3.__file__)
 print(sys.path[-1])
 print("loaders:", bool(botocore.loaders.Loader().list_available_services("service-2")))
@@ -31,7 +31,7 @@ def test_another_python_finds_what_was_brought(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     package, boto3, last, loaders = done.stdout.splitlines()
-    assert package == str(folder / "psr_runtime/errors.py")
+    assert package == str(folder / "psr_runtime/protocol/errors.py")
     assert boto3.startswith(str(folder / "libraries"))
     assert last == str(folder / "libraries")  # whatever the image has itself is found before
     assert loaders == "loaders: True"

@@ -11,8 +11,8 @@ import pytest
 from harness.engine_server import free_port_pair
 from psr_runtime.artefacts.fingerprint import Check
 from psr_runtime.config import ModelSource
-from psr_runtime.errors import ConfigurationError
 from psr_runtime.protocol import ServerPhase
+from psr_runtime.protocol.errors import ConfigurationError
 from psr_runtime.serving.control import ControlServer, State
 
 CHECK = Check("Agrees", 1e-6, float("inf"), 0.4, 1e-4)

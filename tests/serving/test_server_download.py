@@ -12,7 +12,7 @@ from checkpoints import publish_checkpoint, random_model
 
 from harness.s3_server import start_s3
 from psr_runtime.config import ModelSource, ServeStage, StorageAccess
-from psr_runtime.errors import Interrupted
+from psr_runtime.protocol.errors import Interrupted
 from psr_runtime.serving.serve import Server
 from psr_runtime.storage import Storage, hashes, s3_transfer
 from psr_runtime.storage.s3_transfer import Transfer

@@ -20,7 +20,7 @@ from harness.engine_server import QUICK, EngineServer, free_port_pair
 from harness.s3_server import S3Server, start_s3
 from psr_runtime.artefacts.checkpoints import RemoteWeights, fetch_all_but_weights
 from psr_runtime.config import ModelSource, ServeStage, StorageAccess
-from psr_runtime.errors import ConfigurationError, DataError, InputMissing
+from psr_runtime.protocol.errors import ConfigurationError, DataError, InputMissing
 from psr_runtime.serving import serve, vllm_process
 from psr_runtime.serving.vllm_process import command, environment, require_streamer
 from psr_runtime.storage import Storage, file_uri, join

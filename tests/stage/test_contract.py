@@ -14,8 +14,8 @@ from psr_runtime import stage
 from psr_runtime.artefacts.fetching import fetch
 from psr_runtime.artefacts.manifest import MANIFEST, read_manifest
 from psr_runtime.config.results import StageResult
-from psr_runtime.errors import DataError
 from psr_runtime.protocol import RESULT_BYTES
+from psr_runtime.protocol.errors import DataError
 from psr_runtime.stage import Outcome
 from psr_runtime.storage import Storage, file_uri
 

@@ -14,7 +14,7 @@ import pytest
 from psr_runtime.artefacts.fetching import fetch
 from psr_runtime.artefacts.manifest import MANIFEST, InputEntry, Manifest, digest_of_input, read_manifest
 from psr_runtime.artefacts.publishing import publish
-from psr_runtime.errors import DataError, InputMissing
+from psr_runtime.protocol.errors import DataError, InputMissing
 from psr_runtime.storage import NotFound, Storage, file_uri, join, name_below
 
 Place = tuple[Storage, str]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from psr_runtime.errors import ConfigurationError, InputMissing
+from psr_runtime.protocol.errors import ConfigurationError, InputMissing
 from psr_runtime.storage import Storage, file_uri, join, mounts_from, name_below
 
 STORAGE = Storage(mounts={})

@@ -14,7 +14,7 @@ from psr_runtime.artefacts.fetching import fetch
 from psr_runtime.artefacts.manifest import FileEntry, InputEntry, Manifest
 from psr_runtime.artefacts.parts import publish_part
 from psr_runtime.artefacts.publishing import content_of, entries_of, publish
-from psr_runtime.errors import DataError
+from psr_runtime.protocol.errors import DataError
 from psr_runtime.storage import Storage, file_uri, hashes, join
 from psr_runtime.storage.hashes import digest_of, digests_of
 

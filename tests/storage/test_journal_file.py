@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from psr_runtime.artefacts.journal import Journal
-from psr_runtime.errors import DataError
+from psr_runtime.protocol.errors import DataError
 from psr_runtime.storage import Storage, file_uri
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from harness.s3_server import S3Server
 from psr_runtime.artefacts.journal import Journal, segments
-from psr_runtime.errors import DataError
+from psr_runtime.protocol.errors import DataError
 from psr_runtime.storage import Storage, join
 
 

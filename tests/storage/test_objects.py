@@ -9,7 +9,7 @@ from threading import Barrier
 
 import pytest
 
-from psr_runtime.errors import ConfigurationError
+from psr_runtime.protocol.errors import ConfigurationError
 from psr_runtime.storage import NotFound, Storage, join, name_below, sha256_of
 
 Place = tuple[Storage, str]

@@ -20,7 +20,7 @@ from psr_runtime.artefacts.fetching import fetch
 from psr_runtime.artefacts.manifest import MANIFEST, read_manifest
 from psr_runtime.artefacts.parts import FOLDER, publish_part, publish_parts
 from psr_runtime.artefacts.publishing import CLAIM, publish
-from psr_runtime.errors import DataError, Interrupted
+from psr_runtime.protocol.errors import DataError, Interrupted
 from psr_runtime.storage import Storage, join, name_below
 
 RANKS = 3
@@ -39,7 +39,7 @@ import json, os, signal, sys
 from pathlib import Path
 from psr_runtime.artefacts import parts
 from psr_runtime.config import StorageAccess
-from psr_runtime.errors import StageError
+from psr_runtime.protocol.errors import StageError
 from psr_runtime.storage import Storage
 
 access, uri, folder, rank, ranks, digest, content, facts, how = json.loads(sys.argv[1])

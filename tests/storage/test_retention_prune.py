@@ -15,7 +15,7 @@ from psr_runtime.artefacts.manifest import digest_of_input, read_manifest
 from psr_runtime.artefacts.pruned import PRUNED
 from psr_runtime.artefacts.publishing import publish
 from psr_runtime.config import StorageAccess
-from psr_runtime.errors import InputMissing
+from psr_runtime.protocol.errors import InputMissing
 from psr_runtime.stage import run_stage
 from psr_runtime.storage import Storage, join, name_below
 

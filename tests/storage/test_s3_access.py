@@ -15,7 +15,7 @@ import pytest
 from harness.s3_proxy import make_authority, wire_to
 from harness.s3_server import S3Server
 from psr_runtime.config import StorageAccess
-from psr_runtime.errors import ConfigurationError, InputMissing, Interrupted
+from psr_runtime.protocol.errors import ConfigurationError, InputMissing, Interrupted
 from psr_runtime.storage import Storage, sha256_of
 from psr_runtime.storage.s3 import S3Store
 

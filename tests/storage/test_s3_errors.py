@@ -14,7 +14,7 @@ from botocore.stub import ANY, Stubber
 from harness.s3_server import S3Server, free_ports
 from psr_runtime.artefacts.manifest import read_manifest
 from psr_runtime.config import StorageAccess
-from psr_runtime.errors import ConfigurationError, DataError, InputMissing, Interrupted, StageError
+from psr_runtime.protocol.errors import ConfigurationError, DataError, InputMissing, Interrupted, StageError
 from psr_runtime.storage import NotFound, Storage
 from psr_runtime.storage.s3 import S3Store
 

@@ -19,7 +19,7 @@ import pytest
 from harness.s3_proxy import wire_to
 from harness.s3_server import S3Server
 from psr_runtime.config import StorageAccess
-from psr_runtime.errors import Interrupted
+from psr_runtime.protocol.errors import Interrupted
 from psr_runtime.storage import NotFound, Storage, hashes, s3_transfer, sha256_of
 from psr_runtime.storage.hashes import HashName, digest_of
 from psr_runtime.storage.s3 import S3Store

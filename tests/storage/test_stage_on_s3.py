@@ -12,7 +12,7 @@ from psr_runtime import stage
 from psr_runtime.artefacts.journal import Journal
 from psr_runtime.config import StageConfig, Uri, input_uri, method
 from psr_runtime.config.results import StageResult
-from psr_runtime.errors import Interrupted
+from psr_runtime.protocol.errors import Interrupted
 from psr_runtime.stage import Outcome, StageContext
 from psr_runtime.stages import STAGES, Makes, Stage
 from psr_runtime.storage import Storage, join, name_below

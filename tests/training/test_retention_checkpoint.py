@@ -12,7 +12,7 @@ import pytest
 from psr_runtime.artefacts.checkpoints import fetch_model, fetch_tokenizer
 from psr_runtime.artefacts.manifest import require_manifest
 from psr_runtime.config import ModelSource
-from psr_runtime.errors import InputMissing
+from psr_runtime.protocol.errors import InputMissing
 from psr_runtime.storage import Storage, file_uri
 from tests.training.tiny_models import PROMPTS, make_pairs, write_ift, write_pairs
 

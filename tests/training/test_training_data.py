@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from psr_runtime.config import SFTStage, StepDPOStage
-from psr_runtime.errors import DataError
 from psr_runtime.prompts.tokens import Tokenizer
+from psr_runtime.protocol.errors import DataError
 from psr_runtime.storage import Storage, file_uri
 from psr_runtime.training.data import Limit, pair_samples, sft_samples, solution_text, turn_end
 from tests.training.tiny_models import PROMPTS, encode, make_pairs, write_eft, write_ift, write_pairs

@@ -15,7 +15,7 @@ from typing import Any
 
 from psr_operator.backends.base import Backend
 from psr_operator.planner.types import Workload
-from psr_runtime.plugins import Registry
+from psr_runtime.config.plugins import Registry
 
 DEFAULT = "Job"
 

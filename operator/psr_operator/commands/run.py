@@ -19,7 +19,7 @@ from psr_operator.local.node import Node
 from psr_operator.local.rehearsal import Rehearsal
 from psr_operator.reasons import exit_code
 from psr_runtime.artefacts.manifest import digest_of_input, read_manifest
-from psr_runtime.errors import StageError
+from psr_runtime.protocol.errors import StageError
 from psr_runtime.storage import Storage, join
 
 NAME = "run"

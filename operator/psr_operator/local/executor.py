@@ -22,7 +22,7 @@ from psr_operator.local.store import Store
 from psr_operator.planner import plan
 from psr_operator.planner.types import Observed, Plan, Server, ServerState, Workload, WorkloadState
 from psr_operator.reasons import Reason
-from psr_runtime.errors import Interrupted
+from psr_runtime.protocol.errors import Interrupted
 
 POLL_SECONDS = 0.2
 LONGEST_SETTLING = 1000

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from psr_runtime.config.plugins import Registry
 from psr_runtime.data.records import GradedProblem
-from psr_runtime.plugins import Registry
 from psr_runtime.prompts.templates import Templates
 from psr_runtime.storage import Storage
 

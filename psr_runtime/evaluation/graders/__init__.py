@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from psr_runtime.plugins import Registry
+from psr_runtime.config.plugins import Registry
 
 
 @dataclass(frozen=True)

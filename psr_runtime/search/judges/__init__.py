@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from psr_runtime.config import JudgeConfig
+from psr_runtime.config.plugins import Registry
 from psr_runtime.data.records import Score, Verdict
 from psr_runtime.engine import Engine
-from psr_runtime.plugins import Registry
 from psr_runtime.prompts.templates import Templates
 from psr_runtime.prompts.tokens import Tokenizer
 

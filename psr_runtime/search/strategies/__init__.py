@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from psr_runtime.config import SearchConfig
+from psr_runtime.config.plugins import Registry
 from psr_runtime.data.records import Level, SearchProblem, Tree
 from psr_runtime.engine import Engine
-from psr_runtime.plugins import Registry
 from psr_runtime.prompts.tokens import Tokenizer
 from psr_runtime.search.judges import Judge
 

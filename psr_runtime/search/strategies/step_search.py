@@ -17,8 +17,8 @@ from typing import Literal
 from psr_runtime.config import SearchConfig
 from psr_runtime.data.records import Candidate, Level, Score, SearchProblem, Tree
 from psr_runtime.engine import Sampling, seed_of
-from psr_runtime.errors import DataError
 from psr_runtime.prompts.grammar import header
+from psr_runtime.protocol.errors import DataError
 from psr_runtime.search.candidates import read_candidate
 from psr_runtime.search.judges import CandidateSet
 from psr_runtime.search.scores import best_and_worst, by_candidate, distinct_texts, multiplicities

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
 from psr_runtime.config.packages import entry_points, package_of
-from psr_runtime.errors import ConfigurationError
+from psr_runtime.protocol.errors import ConfigurationError
 
 T = TypeVar("T")
 

@@ -8,7 +8,8 @@
 | which model it shall serve | `config.ModelOrder`, put to `MODEL_PATH` there |
 
 Whatever is read here comes from a pod, so it is checked: a field of another type makes the whole report worthless. A
-newer or older side may send more or fewer fields. Nothing but the standard library is imported here.
+newer or older side may send more or fewer fields. `errors.py` has the exceptions by which a stage ends. Nothing but the
+standard library is imported here.
 """
 
 from __future__ import annotations
