@@ -90,9 +90,10 @@ format: $(DEV)/ready ## format the code
 	$(DEV)/bin/ruff check --fix .
 	$(DEV)/bin/ruff format .
 
-crds: $(DEV)/ready ## write crds/ anew from the models
+crds: $(DEV)/ready ## write crds/ anew from the models, and the rights of the operator
 	$(DEV)/bin/psr crds --to crds
 	$(DEV)/bin/psr crds --to charts/psr/charts/psr-crds/files
+	$(DEV)/bin/python -m psr_operator.controller.rbac charts/psr/files/rules.yaml
 
 house-picture: $(DEV)/ready ## draw docs/house.svg anew from the import contracts
 	$(DEV)/bin/python -m harness.house_picture

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from psr_operator import api
 from psr_operator.backends.job import JOB
 from psr_operator.controller import paths
 
-KINDS = (*paths.KINDS, JOB.kind)
+KINDS = (*paths.KINDS, *api.KINDS, JOB.kind)
 """Names of the kinds that have a path here."""
 
 

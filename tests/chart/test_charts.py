@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 
 from psr_operator import api, cli
 from psr_operator.api.crd import rendered
+from psr_operator.controller import rbac
 from psr_operator.render import PodDefaults
 from tests.chart.generated import CHART, ROOT
 from tests.chart.helm import NAMESPACE, RELEASE, Helm, one, parsed
@@ -145,6 +146,10 @@ def test_the_rights_name_every_kind() -> None:
     }
     assert ours["get", "list", "watch"] == plurals
     assert ours["patch",] == {f"{plural}/status" for plural in plurals}
+
+
+def test_the_rights_are_those_that_are_generated() -> None:
+    assert (CHART / "files" / "rules.yaml").read_text() == rbac.rendered(), "make crds writes them anew"
 
 
 def test_the_rights_are_those_that_the_operators_tests_run_under(helm: Helm) -> None:

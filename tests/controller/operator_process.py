@@ -21,7 +21,8 @@ from ruamel.yaml import YAML
 
 from harness.control_plane.plane import APIError, ControlPlane
 
-RULES = Path(__file__).parents[2] / "charts" / "psr" / "files"
+ROOT = Path(__file__).parents[2]
+RULES = ROOT / "charts" / "psr" / "files"
 HOME = "psr-system"
 START_SECONDS = 60.0
 
@@ -75,8 +76,12 @@ class Account:
     leases: list[str] = field(default_factory=list)
 
 
-def grant(plane: ControlPlane, namespaces: Sequence[str] = ()) -> Account:
-    """Make a service account that may do what the chart's operator may: everywhere, or in some namespaces."""
+def grant(plane: ControlPlane, namespaces: Sequence[str] = (), rules: Sequence[Any] | None = None) -> Account:
+    """Make a service account that may do what the chart's operator may: everywhere, or in some namespaces.
+
+    Args:
+        rules: other rights instead of the chart's.
+    """
     name = f"operator-{uuid.uuid4().hex[:8]}"
     with contextlib.suppress(APIError):
         plane.request("POST", "/api/v1/namespaces", {"metadata": {"name": HOME}})
@@ -84,7 +89,7 @@ def grant(plane: ControlPlane, namespaces: Sequence[str] = ()) -> Account:
     rbac = "/apis/rbac.authorization.k8s.io/v1"
     subject = {"kind": "ServiceAccount", "name": name, "namespace": HOME}
 
-    def bind(kind: str, namespace: str | None, rules: list[Any]) -> None:
+    def bind(kind: str, namespace: str | None, rules: Sequence[Any]) -> None:
         place = f"{rbac}/namespaces/{namespace}" if namespace else rbac
         role = f"{name}-{uuid.uuid4().hex[:4]}"
         plane.request("POST", f"{place}/{kind.lower()}s", {"metadata": {"name": role}, "rules": rules})
@@ -98,7 +103,7 @@ def grant(plane: ControlPlane, namespaces: Sequence[str] = ()) -> Account:
             },
         )
 
-    rules = read_rules("rules.yaml")
+    rules = read_rules("rules.yaml") if rules is None else rules
     if namespaces:
         for namespace in namespaces:
             bind("Role", namespace, rules)
@@ -133,6 +138,7 @@ def start_operator(
     images: tuple[str, str] = ("registry.test/psr-runtime:1", "registry.test/psr-inference:1"),
     wait: bool = True,
     more: Sequence[str] = (),
+    first: str = "pass",
 ) -> Iterator[Operator]:
     """Run the operator until the block ends.
 
@@ -140,6 +146,7 @@ def start_operator(
         lease: name of the Lease; operators with the same one are replicas. Unset: one of its own.
         server: address of the apiserver, where it is to go through a proxy.
         wait: until its health endpoint answers.
+        first: Python that its process executes before anything else.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stamp = uuid.uuid4().hex[:6]
@@ -147,8 +154,8 @@ def start_operator(
     log = folder / f"{identity}-{stamp}.log"
     command = [
         sys.executable,
-        "-m",
-        "psr_operator.cli",
+        "-c",
+        f"{first}\nimport sys; from psr_operator.cli import main; sys.exit(main())",
         "operator",
         f"--kubeconfig={kubeconfig}",
         f"--runtime-image={images[0]}",
@@ -164,7 +171,7 @@ def start_operator(
         *more,
     ]
     with open(log, "wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ})
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env={**os.environ})
     operator = Operator(process, log, lease=lease or account.name)
     try:
         if wait:

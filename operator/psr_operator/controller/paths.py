@@ -20,10 +20,9 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "ReplicaSet": ("apps/v1", "replicasets"),
     "Secret": ("v1", "secrets"),
     "Service": ("v1", "services"),
-    **{name: (f"{GROUP}/{VERSION}", kind.plural) for name, kind in api.KINDS.items()},
 }
-"""API version and plural of the kinds that the controller itself reads or writes: ours, servers', pods and events. Back
-ends name theirs (`ObjectKind`)."""
+"""API version and plural of the kinds that the controller reads or writes beside ours. Back ends name theirs
+(`ObjectKind`)."""
 
 
 def group_version(api_version: str) -> str:
@@ -33,7 +32,12 @@ def group_version(api_version: str) -> str:
 
 def collection_of(kind: str | ObjectKind, namespace: str | None) -> str:
     """Path of the objects of a kind in a namespace, or in all of them."""
-    api_version, plural = (kind.api_version, kind.plural) if isinstance(kind, ObjectKind) else KINDS[kind]
+    if isinstance(kind, ObjectKind):
+        api_version, plural = kind.api_version, kind.plural
+    elif kind in api.KINDS:
+        api_version, plural = f"{GROUP}/{VERSION}", api.KINDS[kind].plural
+    else:
+        api_version, plural = KINDS[kind]
     place = f"/namespaces/{namespace}" if namespace else ""
     return f"{group_version(api_version)}{place}/{plural}"
 
