@@ -237,6 +237,16 @@ def test_pytest_is_given_tests_that_exist(command: Command) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_of_this_repository_that_are_named_exist(page: Path) -> None:
+    """A span like `psr_runtime/stages.py` names a file or folder from the root; made-up parts stand in <angles>."""
+    folders = "|".join(
+        ("benchmarks", "charts", "crds", "docs", "examples", "harness", "images", "operator", "psr_runtime", "tests")
+    )
+    named = re.findall(rf"`((?:{folders})/[\w./-]*)`", page.read_text())
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     for target in links(page):
         path, _, anchor = target.partition("#")
