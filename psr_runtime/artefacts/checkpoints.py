@@ -56,10 +56,12 @@ class RemoteWeights:
     Attributes:
         uri: folder that holds them, and no other weights.
         size: of all of them, in bytes.
+        folder: the same folder on this machine; None where the store is elsewhere.
     """
 
     uri: str
     size: int
+    folder: Path | None = None
 
 
 def model_digest(storage: Storage, uri: str) -> str:
@@ -112,7 +114,7 @@ def fetch_all_but_weights(storage: Storage, source: ModelSource, to: Path, part:
         _check_sizes(storage, remote, wanted)
     _check_index(folder, set(wanted))
     fingerprint = json.loads(read_file(storage, source.uri, FINGERPRINT))
-    weights = RemoteWeights(remote, sum(wanted.values()))
+    weights = RemoteWeights(remote, sum(wanted.values()), storage.local_path(remote))
     return LocalModel(folder, manifest.identity, fingerprint, weights)
 
 
@@ -131,7 +133,7 @@ def fetch_tokenizer(storage: Storage, source: ModelSource, to: Path) -> Tokenize
     if folder is None:
         folder = to / "tokenizer"
         for item in storage.list(root):
-            name = item.uri[len(root) :].strip("/")
+            name = name_below(root, item.uri)
             if name in (*TOKENIZER_FILES, "config.json", "generation_config.json"):
                 storage.download(item.uri, folder / name)
     if not folder.is_dir():

@@ -10,6 +10,7 @@ marked by the function that declares it:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -100,9 +101,44 @@ class Schema(BaseModel):
         return document
 
 
-URI = r"^(file:///|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/).+$"
+FIRST = "abcdefghijklmnopqrstuvwxyz"
+LATER_ONES = FIRST + "0123456789+.-"
+"""Characters of a scheme (RFC 3986): the first one and the others. Lower case only."""
+
+
+def other_scheme(names: Sequence[str]) -> str:
+    """A regular expression for every scheme but these, without lookahead, which an apiserver's expressions have not.
+
+    It goes along the names letter by letter: where a scheme leaves them all, anything may follow.
+    """
+    return _beyond("", names)
+
+
+def _beyond(prefix: str, names: Sequence[str]) -> str:
+    """An expression for what may follow `prefix`, with which some of the names begin."""
+    following = sorted({name[len(prefix)] for name in names if name.startswith(prefix) and name != prefix})
+    anything = _one_of(LATER_ONES)
+    leaving = _one_of("".join(char for char in (LATER_ONES if prefix else FIRST) if char not in following))
+    choices = [f"{leaving}{anything}*", *(re.escape(char) + _beyond(prefix + char, names) for char in following)]
+    may_end = prefix and prefix not in names
+    return f"({'|'.join(choices)}){'?' if may_end else ''}"
+
+
+def _one_of(chars: str) -> str:
+    """An expression for one of these characters, with ranges where they are neighbours."""
+    runs: list[str] = []
+    for char in sorted(chars.replace("-", "")):
+        if runs and ord(char) == ord(runs[-1][-1]) + 1:
+            runs[-1] += char
+        else:
+            runs.append(char)
+    ranges = (run if len(run) < 3 else f"{run[0]}-{run[-1]}" for run in runs)
+    return f"[{''.join(ranges)}{'-' if '-' in chars else ''}]"
+
+
+URI = rf"^(file:///|s3://[a-z0-9][a-z0-9.-]{{1,61}}[a-z0-9]/|{other_scheme(['file', 's3'])}://).+$"
 Uri = Annotated[str, StringConstraints(pattern=URI, max_length=1024)]
-"""`file:///…` or `s3://bucket/…`."""
+"""`file:///…`, `s3://bucket/…`, or the URI of another scheme, which a package brings (`psr_runtime.storage`)."""
 Text = Annotated[str, StringConstraints(max_length=16384)]
 PluginName = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Za-z0-9]*$", max_length=40)]
 """Name of an implementation that a package may bring."""

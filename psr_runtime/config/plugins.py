@@ -35,6 +35,7 @@ class Registry(Generic[T]):
         self.field = field
         self._own = dict(own)
         self._registered: dict[str, T] = {}
+        self._brought: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator: add an implementation in this process, for tests and notebooks."""
@@ -65,6 +66,12 @@ class Registry(Generic[T]):
             module, _, attribute = self._own[name].partition(":")
             own: T = getattr(importlib.import_module(module), attribute)
             return own
+        if name not in self._brought:
+            self._brought[name] = self._fetch(name)
+        return self._brought[name]
+
+    def _fetch(self, name: str) -> T:
+        """The implementation that another package brings. Looking for it reads what is installed: once is enough."""
         for item in entry_points(self.group):
             if item.name == name:
                 try:

@@ -33,6 +33,7 @@ from psr_runtime.engine import SERVED_NAME
 from psr_runtime.protocol import KEY_VARIABLE
 from psr_runtime.protocol.errors import ConfigurationError, DataError
 from psr_runtime.serving.guard import GATE, TOKEN_HEADER, TOKEN_VARIABLE
+from psr_runtime.storage import scheme_name
 
 LEASH = "import os, signal, sys; sys.stdin.buffer.read(); os.killpg(0, signal.SIGKILL)"
 LOG_LINES = 60
@@ -44,6 +45,10 @@ SMALL_MODEL_BYTES = 64 * 2**20
 of 0.1 M parameters: 8,000 tokens/s with one thread and 500 to 4,000 with two)."""
 CPU_SEQUENCES = 256
 """Requests in one batch on CPU; vLLM's own 128 leaves a search waiting."""
+
+
+STREAMERS = {"file": ["runai_model_streamer"], "s3": ["runai_model_streamer", "runai_model_streamer_s3"]}
+"""Packages by which vLLM reads weights from a storage itself, by scheme."""
 
 
 class VLLMFailed(Exception):
@@ -69,9 +74,14 @@ def require_streamer(uri: str) -> None:
     """Fail where vLLM could not stream weights from `uri`: it would only say so after half a minute.
 
     Raises:
-        ConfigurationError: the package that streams them is missing.
+        ConfigurationError: vLLM streams no such URI, or the package that streams it is missing.
     """
-    names = ["runai_model_streamer", *(["runai_model_streamer_s3"] if uri.startswith("s3://") else [])]
+    names = STREAMERS.get(scheme_name(uri))
+    if names is None:
+        raise ConfigurationError(
+            f"{uri}: engine.weights: Stream reads {' and '.join(f'{scheme}://' for scheme in STREAMERS)}; set "
+            "engine.weights to Download"
+        )
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigurationError(
@@ -116,7 +126,7 @@ def command(
 def _model(folder: Path, weights: RemoteWeights | None) -> tuple[str, ...]:
     if weights is None:
         return ("--model", str(folder))
-    if not weights.uri.startswith("s3://"):
+    if weights.folder is not None:
         return ("--model", str(folder), "--load-format", "runai_streamer")
     # Only the weights come from there: configuration and tokenizer are those that were verified.
     local = ("--tokenizer", str(folder), "--hf-config-path", str(folder))
@@ -136,7 +146,7 @@ def environment(
         weights: where the weights are streamed from that are not in the folder.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_") and name != "VLLM_API_KEY"}
-    if weights is not None and weights.uri.startswith("s3://"):
+    if weights is not None and weights.folder is None:
         kept |= _storage_environment(config.storage)
     fixed = {
         TOKEN_VARIABLE: token,

@@ -1,6 +1,7 @@
-"""`file://` as a store, and what every store has in common: the interface, a listed object, "not there".
+"""`file://` as a store: a folder of this machine, a volume of a pod.
 
-What `storage.py` puts behind one interface is made here and in `s3.py`.
+Names in a URI are percent-encoded (RFC 8089). `PSR_MOUNTS` (`/mount=/folder,…`) maps `file://` URIs of a manifest to
+folders of this machine.
 """
 
 from __future__ import annotations
@@ -13,54 +14,41 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar
 from urllib.parse import quote, unquote_to_bytes
 
+from psr_runtime.config import StorageAccess
 from psr_runtime.protocol.errors import ConfigurationError, InputMissing, Interrupted
 from psr_runtime.storage.hashes import HashName, digest_of, sha256_of
+from psr_runtime.storage.store import NotFound, StoredObject
 
 CHUNK = 1 << 20
-
-
-class NotFound(InputMissing):
-    """There is no such object, in a place that can be read: not the same as being refused."""
-
-
-@dataclass(frozen=True)
-class StoredObject:
-    """One object below a prefix: its URI and its size in bytes."""
-
-    uri: str
-    size: int
-
-
-class Store(Protocol):
-    """What each scheme implements. All methods take full URIs; a missing object raises `NotFound`."""
-
-    def read(self, uri: str) -> bytes: ...
-    def write(self, uri: str, data: bytes) -> None: ...
-    def create(self, uri: str, data: bytes) -> bool: ...
-    def list(self, uri: str) -> Iterator[StoredObject]: ...
-    def delete(self, uri: str) -> None: ...
-    def delete_folder(self, uri: str) -> None: ...
-    def sweep(self, uri: str) -> None: ...
-    def sha256(self, uri: str) -> str: ...
-    def upload(self, path: Path, uri: str, sha256: str, move: bool) -> None: ...
-    def download(self, uri: str, path: Path, hash: HashName) -> str: ...
 
 
 class FileStore:
     """`file://`: every write is a temporary file, flushed to disk and renamed or linked into place.
 
     Entries of folders are flushed too, so what has returned survives a loss of power.
+
+    Args:
+        access: of no meaning here.
+        mounts: mount path -> folder, for URIs under a volume of the manifest.
     """
 
-    def __init__(self, mounts: Mapping[str, Path]) -> None:
+    encodes_names: ClassVar[bool] = True
+
+    def __init__(self, access: StorageAccess, mounts: Mapping[str, Path]) -> None:
         self._mounts = sorted(mounts.items(), key=lambda mount: -len(mount[0]))  # the innermost mount counts
 
-    def path(self, uri: str) -> Path:
+    def local_path(self, uri: str) -> Path:
+        """The path of a URI.
+
+        Raises:
+            ConfigurationError: it is not `file:///…`.
+        """
+        if not uri.startswith("file:///"):
+            raise ConfigurationError(f"{uri}: no path follows; write file:/// and the path")
         path = os.fsdecode(unquote_to_bytes(uri.removeprefix("file://")))
         for mount, folder in self._mounts:
             if path == mount or path.startswith(mount + "/"):
@@ -69,17 +57,17 @@ class FileStore:
 
     def read(self, uri: str) -> bytes:
         with file_errors(uri):
-            return self.path(uri).read_bytes()
+            return self.local_path(uri).read_bytes()
 
     def write(self, uri: str, data: bytes) -> None:
-        path = self.path(uri)
+        path = self.local_path(uri)
         with file_errors(uri), _temporary_beside(path) as temporary:
             _write_durably(temporary, data)
             os.replace(temporary, path)
             sync_folder(path.parent)
 
     def create(self, uri: str, data: bytes) -> bool:
-        path = self.path(uri)
+        path = self.local_path(uri)
         with file_errors(uri), _temporary_beside(path) as temporary:
             _write_durably(temporary, data)
             try:
@@ -98,7 +86,7 @@ class FileStore:
             return True
 
     def list(self, uri: str) -> Iterator[StoredObject]:
-        root = self.path(uri)
+        root = self.local_path(uri)
         base = uri.rstrip("/")
         with file_errors(uri):
             if root.is_file():
@@ -113,28 +101,28 @@ class FileStore:
 
     def delete(self, uri: str) -> None:
         with file_errors(uri):
-            path = self.path(uri)
+            path = self.local_path(uri)
             path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 path.parent.rmdir()  # an empty folder means nothing, as on S3
 
     def delete_folder(self, uri: str) -> None:
         with file_errors(uri), contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self.path(uri))
+            shutil.rmtree(self.local_path(uri))
 
     def sweep(self, uri: str) -> None:
         with file_errors(uri):
-            for folder, _, names in os.walk(self.path(uri), onerror=_unless_gone):
+            for folder, _, names in os.walk(self.local_path(uri), onerror=_unless_gone):
                 for name in names:
                     if name.startswith(TEMPORARY):
                         _unlink_if_abandoned(Path(folder, name))
 
     def sha256(self, uri: str) -> str:
         with file_errors(uri):
-            return sha256_of(self.path(uri))
+            return sha256_of(self.local_path(uri))
 
     def upload(self, path: Path, uri: str, sha256: str, move: bool) -> None:
-        target = self.path(uri)
+        target = self.local_path(uri)
         with file_errors(uri):
             if target.is_file() and target.stat().st_size == path.stat().st_size and sha256_of(target) == sha256:
                 return
@@ -151,8 +139,28 @@ class FileStore:
     def download(self, uri: str, path: Path, hash: HashName) -> str:
         with file_errors(uri):
             path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(self.path(uri), path)
+            shutil.copyfile(self.local_path(uri), path)
             return digest_of(path, hash)
+
+
+def file_uri(path: Path | str) -> str:
+    """The `file://` URI of a path."""
+    return Path(path).absolute().as_uri()
+
+
+def mounts_from(text: str) -> dict[str, Path]:
+    """Parse `PSR_MOUNTS`: `/mount=/folder`, several separated by commas.
+
+    Raises:
+        ConfigurationError: an entry is written otherwise.
+    """
+    mounts = {}
+    for entry in filter(None, text.split(",")):
+        mount, equals, folder = entry.partition("=")
+        if not equals or not mount.startswith("/"):
+            raise ConfigurationError(f"mount {entry!r}: write it as /mount/path=FOLDER")
+        mounts[mount.rstrip("/")] = Path(folder).absolute()
+    return mounts
 
 
 def make_folder(folder: Path) -> None:

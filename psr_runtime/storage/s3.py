@@ -14,15 +14,16 @@ import os
 import random
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from psr_runtime.config import StorageAccess
 from psr_runtime.protocol.errors import ConfigurationError, DataError, InputMissing, Interrupted
-from psr_runtime.storage.files import CHUNK, NotFound, StoredObject, file_errors
+from psr_runtime.storage.files import CHUNK, file_errors
 from psr_runtime.storage.hashes import HashName
 from psr_runtime.storage.s3_transfer import STREAMS, Transfer, code, status
+from psr_runtime.storage.store import NotFound, StoredObject
 
 ATTEMPTS = 5
 STALE_SECONDS = 24 * 3600.0
@@ -30,13 +31,19 @@ STALE_SECONDS = 24 * 3600.0
 
 
 class S3Store:
-    """The `Store` of `s3://`. Thread-safe.
+    """The `Store` of `s3://`.
+
+    Args:
+        access: endpoint, region and style of address.
+        mounts: of no meaning here.
 
     Raises:
         ConfigurationError: endpoint or region are malformed, or AWS_CA_BUNDLE names no certificates.
     """
 
-    def __init__(self, access: StorageAccess) -> None:
+    encodes_names: ClassVar[bool] = False
+
+    def __init__(self, access: StorageAccess, mounts: Mapping[str, Path] | None = None) -> None:
         import boto3
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
@@ -71,6 +78,9 @@ class S3Store:
                 f"storage.endpoint {access.endpoint!r}, storage.region {access.region!r}: {error}"
             ) from error
         self._transfer = Transfer(self._client, checksums=checksum == "when_supported")
+
+    def local_path(self, uri: str) -> None:
+        return None
 
     def read(self, uri: str) -> bytes:
         with s3_errors(uri):
@@ -110,10 +120,10 @@ class S3Store:
                         continue
                     if name.endswith("/"):
                         continue  # how some clients mark an empty folder
-                    found = f"s3://{address['Bucket']}/{name}"
+                    listed = f"s3://{address['Bucket']}/{name}"
                     if name != key and {"", ".", ".."} & set(name[len(key) + 1 :].split("/")):
-                        raise DataError(f"{found}: a name with an empty, . or .. part is refused; remove the object")
-                    yield StoredObject(found, item["Size"])
+                        raise DataError(f"{listed}: a name with an empty, . or .. part is refused; remove the object")
+                    yield StoredObject(listed, item["Size"])
 
     def delete(self, uri: str) -> None:
         with s3_errors(uri):

@@ -1,12 +1,7 @@
-"""Bytes by URI: `file://` and `s3://` behind one small interface.
+"""The stores of a stage behind one interface: which one a URI belongs to is told by its scheme.
 
-What belongs here: reading, writing, conditional creation, listing and transfer of single objects, and the
-translation of storage errors into the stage contract's. What an artefact is stands in `artefact.py`, the S3 client
-in `s3.py`.
-
-Names below a URI are plain text: `join` and `Storage.list` percent-encode them for `file://` (RFC 8089) and leave
-them alone for `s3://`, whose keys are taken literally. `PSR_MOUNTS` (`/mount=/folder,…`) maps `file://` URIs of a
-manifest to folders of this machine.
+Names below a URI are plain text: `join` encodes them where the scheme does, `name_below` decodes them. What a scheme
+implements stands in `store.py`.
 """
 
 from __future__ import annotations
@@ -18,44 +13,46 @@ from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
 from psr_runtime.config import StorageAccess
+from psr_runtime.config.plugins import Registry
 from psr_runtime.protocol import MOUNTS_VARIABLE
 from psr_runtime.protocol.errors import ConfigurationError
-from psr_runtime.storage.files import FileStore, Store, StoredObject
-from psr_runtime.storage.files import NotFound as NotFound
-from psr_runtime.storage.hashes import HashName
-from psr_runtime.storage.hashes import sha256_of as sha256_of
+from psr_runtime.storage.files import mounts_from
+from psr_runtime.storage.hashes import HashName, sha256_of
+from psr_runtime.storage.store import Scheme, Store, StoredObject
+
+SCHEMES: Registry[Scheme] = Registry(
+    "psr.storage",
+    "URI scheme",
+    {"file": "psr_runtime.storage.files:FileStore", "s3": "psr_runtime.storage.s3:S3Store"},
+)
 
 
 class Storage:
     """The stores of a stage, by scheme. Thread-safe.
 
     Besides what each method says, all raise:
+        ConfigurationError: a scheme that nobody brings.
         NotFound: no such object.
         InputMissing: the object cannot be reached: credentials refused, no such bucket, no permission.
         Interrupted: the disk is full, or the service does not answer.
 
     Args:
-        access: endpoint, region and address style for `s3://`.
-        mounts: mount path -> folder, for `file://` URIs under a volume of the manifest.
+        access: endpoint, region and address style for the schemes that have them.
+        mounts: mount path -> folder, for URIs under a volume of the manifest; unset: `PSR_MOUNTS`.
     """
 
     def __init__(self, access: StorageAccess | None = None, mounts: Mapping[str, Path] | None = None) -> None:
         self._access = access or StorageAccess()
-        self._file = FileStore(mounts if mounts is not None else mounts_from(os.environ.get(MOUNTS_VARIABLE, "")))
-        self._s3: Store | None = None
+        self._mounts = mounts if mounts is not None else mounts_from(os.environ.get(MOUNTS_VARIABLE, ""))
+        self._stores: dict[str, Store] = {}
         self._lock = threading.Lock()
 
     def _store(self, uri: str) -> Store:
-        if uri.startswith("file:///"):
-            return self._file
-        if uri.startswith("s3://"):
-            with self._lock:
-                if self._s3 is None:
-                    from psr_runtime.storage.s3 import S3Store
-
-                    self._s3 = S3Store(self._access)
-                return self._s3
-        raise ConfigurationError(f"{uri}: only file:/// and s3:// URIs are known; give one of these")
+        name = scheme_name(uri)
+        with self._lock:
+            if name not in self._stores:
+                self._stores[name] = _scheme(uri)(self._access, self._mounts)
+            return self._stores[name]
 
     def read(self, uri: str) -> bytes:
         """The whole content of an object."""
@@ -97,19 +94,19 @@ class Storage:
         return self._store(uri).sha256(uri)
 
     def upload(self, path: Path, uri: str, *, sha256: str | None = None, move: bool = False) -> None:
-        """Put a file's content, whole or not at all. The same content that is there already is left untouched, and to
-        `s3://` a call that was cut off is continued.
+        """Put a file's content, whole or not at all. The same content that is there already is left untouched; to S3 a
+        call that was cut off is continued.
 
         Args:
             sha256: of the content, where the caller has it.
-            move: nobody changes the file afterwards, so on `file://` it may be linked instead of copied.
+            move: nobody changes the file afterwards, so on this machine it may be linked instead of copied.
         """
         self._store(uri).upload(path, uri, sha256 or sha256_of(path), move)
 
     def download(self, uri: str, path: Path, *, hash: HashName = "sha256") -> str:
-        """Bring an object's content into a file of this machine; its digest by `hash`, 64 hexadecimal digits.
+        """Fetch an object's content into a file of this machine; its digest by `hash`, 64 hexadecimal digits.
 
-        From `s3://` a call that was cut off is continued: the parts that came stay beside the file until it is whole.
+        From S3 a call that was cut off is continued: the parts that came stay beside the file until it is whole.
         """
         return self._store(uri).download(uri, path, hash)
 
@@ -119,33 +116,36 @@ class Storage:
         return first is not None and first.uri == uri
 
     def local_path(self, uri: str) -> Path | None:
-        """The path of a `file://` URI on this machine; None for other schemes."""
-        return self._file.path(uri) if uri.startswith("file:///") else None
+        """Where a URI lies in the file system of this machine; None for one that lies elsewhere."""
+        return self._store(uri).local_path(uri)
+
+
+def scheme_name(uri: str) -> str:
+    """The scheme of a URI.
+
+    Raises:
+        ConfigurationError: it has none.
+    """
+    name, separator, _ = uri.partition("://")
+    if not separator:
+        raise ConfigurationError(f"{uri}: no URI; write it with its scheme, as in file:///folder")
+    return name
 
 
 def join(uri: str, *parts: str) -> str:
     """`uri` with the plain names `parts` below it, one slash between."""
-    encode = quote if uri.startswith("file:") else str
+    encode = quote if _scheme(uri).encodes_names else str
     return "/".join([uri.rstrip("/"), *(encode(part.strip("/")) for part in parts)])
 
 
 def name_below(uri: str, item: str) -> str:
     """The plain name of a listed object relative to the folder `uri`; empty for the object itself."""
     rest = item[len(uri.rstrip("/")) :].lstrip("/")
-    return os.fsdecode(unquote_to_bytes(rest)) if uri.startswith("file:") else rest
+    return os.fsdecode(unquote_to_bytes(rest)) if _scheme(uri).encodes_names else rest
 
 
-def file_uri(path: Path | str) -> str:
-    """The `file://` URI of a path."""
-    return Path(path).absolute().as_uri()
-
-
-def mounts_from(text: str) -> dict[str, Path]:
-    """Parse `PSR_MOUNTS`: `/mount=/folder`, several separated by commas."""
-    mounts = {}
-    for entry in filter(None, text.split(",")):
-        mount, equals, folder = entry.partition("=")
-        if not equals or not mount.startswith("/"):
-            raise ConfigurationError(f"mount {entry!r}: write it as /mount/path=FOLDER")
-        mounts[mount.rstrip("/")] = Path(folder).absolute()
-    return mounts
+def _scheme(uri: str) -> Scheme:
+    try:
+        return SCHEMES.load(scheme_name(uri))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{uri}: {error}") from error

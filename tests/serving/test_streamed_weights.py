@@ -101,7 +101,7 @@ def test_only_the_weights_come_from_the_storage(tmp_path: Path) -> None:
     line = " ".join(command(serving(), tmp_path, None, "cuda", REMOTE))
     assert f"--model {REMOTE.uri} --tokenizer {tmp_path} --hf-config-path {tmp_path}" in line
     assert "--load-format runai_streamer" in line
-    line = " ".join(command(serving(), tmp_path, None, "cuda", RemoteWeights(file_uri(tmp_path), 1)))
+    line = " ".join(command(serving(), tmp_path, None, "cuda", RemoteWeights(file_uri(tmp_path), 1, tmp_path)))
     assert f"--model {tmp_path} --load-format runai_streamer" in line
     assert "runai" not in " ".join(command(serving(), tmp_path, None, "cuda"))
 
@@ -125,7 +125,7 @@ def test_the_streamer_gets_credentials_endpoint_and_style_and_nobody_else_does(
     found = environment(serving(), tmp_path, "token", "cuda", REMOTE)
     assert found["RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING"] == "1"
     assert "AWS_ENDPOINT_URL" not in found
-    for weights in (None, RemoteWeights(file_uri(tmp_path), 1)):
+    for weights in (None, RemoteWeights(file_uri(tmp_path), 1, tmp_path)):
         assert not secrets.keys() & environment(serving(), tmp_path, "token", "cuda", weights).keys()
 
 

@@ -121,7 +121,7 @@ def test_a_damaged_artefact_is_named(
         ({"count": "three"}, ["count: Input should be a valid integer"]),
         ({"count": 0}, ["count: Input should be greater than or equal to 1"]),
         ({"cuont": 3}, ["cuont: Extra inputs are not permitted"]),
-        ({"output": "http://host/x"}, ["output: String should match pattern"]),
+        ({"output": "file://host/x"}, ["output: String should match pattern"]),
         ({"storage": {"endpoint": "host:9000"}}, ["storage.endpoint: String should match"]),
         ({"owner": {"uid": "1"}}, ["owner.uri: Field required", "owner.name: Field required"]),
         ({"count": -1, "text": 5, "more": None}, ["count: ", "text: ", "more: "]),
@@ -132,6 +132,13 @@ def test_every_wrong_field_is_named(run: Run, config: Config, changed: dict[str,
     assert ended.code == 64
     assert all(name in ended.err for name in names), ended.err
     assert ended.err.startswith("echo: PSR_STAGE_CONFIG: ")
+
+
+def test_a_scheme_that_nobody_brings_is_refused_with_the_names_that_are_there(run: Run, config: Config) -> None:
+    for changed in ({"output": "gs://bucket/x"}, {"source": "gs://bucket/x"}):
+        ended = run(config, **changed)
+        assert (ended.code, ended.message["reason"]) == (64, "ConfigurationError")
+        assert "gs://bucket/x: URI scheme: nobody brings 'gs'; there are file, s3" in ended.err
 
 
 def test_what_is_no_json_is_refused(run: Run) -> None:

@@ -117,7 +117,10 @@ class Volume(Schema):
 class StorageSpec(StorageAccess):
     """Where artefacts go: `<uri>/<namespace>/<name>/…`."""
 
-    uri: Prefix = method(description="Prefix of all artefacts: s3://bucket/prefix or file:///mount/path.")
+    uri: Prefix = method(
+        description="Prefix of all artefacts: s3://bucket/prefix, file:///mount/path or a URI of another scheme that a "
+        "package in the image brings."
+    )
     volume: Volume | None = method(None, description="The volume of file:// URIs.")
     credentials_secret: DNSName | None = operation(
         None,
