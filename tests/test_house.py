@@ -22,6 +22,8 @@ FILES = [place for folder in PACKAGES.values() for place in sorted(folder.rglob(
 
 LINES_OF_A_FILE = 400
 LINES_OF_A_FUNCTION = 60
+LINES_OF_A_DOOR = 60
+"""Of a test that puts something from outside behind an extension point: a door that needs more is not one."""
 ROOMS = 20
 """Files and folders at the root of psr_runtime."""
 FLOORS = 7
@@ -69,6 +71,13 @@ def test_no_function_is_long() -> None:
         and (lines := (node.end_lineno or 0) - node.lineno + 1) > LINES_OF_A_FUNCTION
     }
     assert {name for name in long if "training/" not in name} == set(), long
+
+
+def test_every_door_is_opened_by_a_short_test() -> None:
+    doors = {
+        where(place): len(place.read_text().splitlines()) for place in (ROOT / "tests" / "doors").glob("test_*.py")
+    }
+    assert {name: lines for name, lines in doors.items() if lines > LINES_OF_A_DOOR} == {}
 
 
 # --- imports -------------------------------------------------------------------------------------------------
