@@ -7,6 +7,8 @@ CPU := .venv/cpu
 DEV := .venv/dev
 CONTROL := .venv/control-plane
 OUT := out/demo
+# Of pytest. Each may hold a control plane (0.5 GB) and an engine or a training (1.5 GB).
+WORKERS ?= 3
 MOUNT := --mount /psr=$(OUT)/volume
 REPORTS := file:///psr/runs/default
 
@@ -17,8 +19,8 @@ export UV_NO_CONFIG := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo demo-control demo-seeds test test-cluster test-quick control-plane cluster-up cluster-down images \
-  bench-operator bench-s3 bench-scale bench-search lint format crds house-picture lock verify clean
+.PHONY: help dev demo demo-control demo-seeds test pytest cluster-prepare test-cluster test-quick control-plane cluster-up \
+  cluster-down images bench-operator bench-s3 bench-scale bench-search lint format crds house-picture lock verify clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,16 +45,20 @@ demo-control: demo ## the demo again from its M1 with random and with inverted v
 demo-seeds: $(CPU)/ready ## the demo with seeds 0 to 4, and their table (about half an hour)
 	$(CPU)/bin/python examples/demo/seeds.py --out out/demo-seeds --seeds 0 1 2 3 4
 
-test: $(DEV)/ready ## all tests: style, types, layers, units, a real vLLM, a real S3 server, a real control plane
-	$(MAKE) --no-print-directory lint
-	$(MAKE) --no-print-directory control-plane
-	$(DEV)/bin/python -m pytest
+test: $(UV) ## all tests: style, types, layers, units, a real vLLM, a real S3 server, a real control plane
+	$(PYTHON) harness/steps.py test
 
-control-plane: $(DEV)/ready $(CONTROL)/ready ## build kube-apiserver and its kin for the tests (once a machine, in the user's cache)
-	$(DEV)/bin/python harness/control_plane/build.py
+pytest: $(DEV)/ready # the part of `make test` that pytest runs; a worker more than two cores have, as tests wait a lot
+	$(DEV)/bin/python -m pytest -n $(WORKERS) --max-worker-restart 0
+
+control-plane: $(CONTROL)/ready ## build kube-apiserver and its kin for the tests (once a machine, in the user's cache)
+	$(PYTHON) harness/control_plane/build.py
 
 test-quick: $(DEV)/ready ## the tests that start no vLLM
 	$(DEV)/bin/python -m pytest -m "not engine and not cluster"
+
+cluster-prepare: $(DEV)/ready $(CONTROL)/ready # packages, programs and images of `make test-cluster`, made before (root on Linux)
+	$(DEV)/bin/python -m tests.cluster.tier --prepare
 
 test-cluster: $(DEV)/ready $(CONTROL)/ready ## the tests on a real node: pods, images, Helm, S3 (root on Linux; or PSR_TEST_KUBECONFIG)
 	$(DEV)/bin/python -m tests.cluster.tier
@@ -133,8 +139,8 @@ $(DEV)/ready: requirements/dev.txt pyproject.toml | $(UV)
 	$(call environment,$(DEV),dev)
 
 $(CONTROL)/ready: requirements/control-plane.txt | $(UV)
-	$(UV) venv -q --allow-existing --python $(PYTHON) $(CONTROL)
-	VIRTUAL_ENV=$(CONTROL) $(UV) pip sync -q --require-hashes requirements/control-plane.txt
+	@flock $(CONTROL).lock sh -ec '$(UV) venv -q --allow-existing --python $(PYTHON) $(CONTROL); \
+	  VIRTUAL_ENV=$(CONTROL) $(UV) pip sync -q --require-hashes requirements/control-plane.txt'
 	@touch $@
 
 .venv/bench-s3/ready: requirements/bench-s3.txt | $(UV)
@@ -142,11 +148,11 @@ $(CONTROL)/ready: requirements/control-plane.txt | $(UV)
 	VIRTUAL_ENV=.venv/bench-s3 $(UV) pip sync -q --require-hashes requirements/bench-s3.txt
 	@touch $@
 
+# Two makes beside each other wait for one another here, and the second one has nothing left to install.
 define environment
 @echo "installing $(2) into $(1) (about 6 GB, once)"
-@$(UV) venv -q --allow-existing --python $(PYTHON) $(1)
-@VIRTUAL_ENV=$(1) $(UV) pip sync -q --require-hashes requirements/$(2).txt
-@VIRTUAL_ENV=$(1) $(UV) pip install -q --no-deps --no-build-isolation -e .
+@flock $(1).lock sh -ec '$(UV) venv -q --allow-existing --python $(PYTHON) $(1); export VIRTUAL_ENV=$(1); \
+  $(UV) pip sync -q --require-hashes requirements/$(2).txt; $(UV) pip install -q --no-deps --no-build-isolation -e .'
 @touch $@
 endef
 

@@ -20,7 +20,6 @@ import platform
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -47,6 +46,7 @@ from benchmarks.cluster import (
     until_answers,
     until_ready,
 )
+from harness.ports import free_ports
 
 PLAIN = "-m benchmarks.plain_operator --port {port}"
 OURS = (
@@ -104,7 +104,7 @@ def measure(name: str, command: str, count: int, limit: float) -> Figures:
         played: dict[str, Any] = {}
         with cluster(folder / "plane") as plane:
             user, kubeconfig = identity(plane, name, folder / "kubeconfig")
-            port = _free_port()
+            port = free_ports(1)[0]
             try:
                 with player(plane, played), open(folder / "log", "wb") as log:
                     make_server(plane, said_ready=name == "plain")
@@ -244,12 +244,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def main() -> int:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,9 +16,10 @@ from typing import Any
 
 import httpx
 
+from harness.ports import free_ports
 from psr_runtime.artefacts.checkpoints import model_digest
 from psr_runtime.config import StorageAccess
-from psr_runtime.storage import Storage, file_uri
+from psr_runtime.storage import Storage
 
 READY_SECONDS = 400.0
 QUICK: dict[str, Any] = {"dtype": "float32", "enforceEager": True}
@@ -148,7 +148,7 @@ def launch_server(
 ) -> EngineServer:
     """Start a server without waiting for it; whoever calls this ends `process`. Arguments as of `start_server`."""
     scratch.mkdir(parents=True, exist_ok=True)
-    port = free_port_pair() if port is None else port
+    port = free_ports(2)[0] if port is None else port
     model = {"uri": model_uri} | ({"chatTemplate": chat_template} if chat_template else {})
     config = {"model": model, "engine": QUICK | engine, "port": port, "scratch": str(scratch)}
     log = scratch / "server.log"
@@ -161,20 +161,3 @@ def launch_server(
         )
     digest = model_digest(Storage(StorageAccess()), model_uri)
     return EngineServer(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port + 1}", digest, process, log, key)
-
-
-def free_port_pair() -> int:
-    """A port of 127.0.0.1 that nobody listens on now, nor on the next one."""
-    for _ in range(100):
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-            try:
-                second.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
-                continue
-            return port
-    raise OSError("found no two free ports in a row")
-
-
-__all__ = ["EngineServer", "file_uri", "free_port_pair", "launch_server", "start_server"]

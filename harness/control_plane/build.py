@@ -85,6 +85,12 @@ def programs() -> dict[str, Path]:
     return {name: program(name) for name in (*CONTROL_PLANE, "etcd")}
 
 
+def is_built(name: str) -> bool:
+    """Whether a program is there already; the arguments are those of `program`."""
+    provided = os.environ.get("KUBEBUILDER_ASSETS")
+    return bool(provided and (Path(provided) / name).exists()) or (_cache_folder(SOURCES[name]) / name).exists()
+
+
 def program(name: str, say: Tell = lambda _: None) -> Path:
     """A program, built now if it is not there yet.
 

@@ -13,7 +13,6 @@ import ipaddress
 import json
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import time
@@ -30,6 +29,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from harness.control_plane.build import programs
+from harness.ports import free_ports
 
 START_SECONDS = 120.0
 ADMIN_TOKEN = "admin-of-a-test-control-plane"
@@ -211,7 +211,7 @@ def launch_control_plane(
     """
     found = programs()
     folder.mkdir(parents=True, exist_ok=True)
-    etcd, peer, api, manager, scheduling = _free_ports(5)
+    etcd, peer, api, manager, scheduling = free_ports(5)
     _write_keys(folder, address)
     (folder / "tokens.csv").write_text(f'{token},admin,admin,"system:masters"\n')
     (folder / "tokens.csv").chmod(0o600)
@@ -457,11 +457,3 @@ def _write_keys(folder: Path, address: str) -> None:
     (folder / "accounts.pub").write_bytes(
         accounts.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     )
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for item in sockets:
-            item.bind(("127.0.0.1", 0))
-        return [int(item.getsockname()[1]) for item in sockets]

@@ -23,8 +23,3 @@ def undisturbed(crds: ControlPlane, tmp_path_factory: pytest.TempPathFactory) ->
             found = place.state()
         place.judge()
     return found
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What looks at the audit log of all tests comes last."""
-    items.sort(key=lambda item: item.path.name == "test_rules.py")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from harness.engine_server import free_port_pair
+from harness.ports import free_ports
 from psr_runtime.config import Endpoint
 from psr_runtime.engine import Completion, Sampling, VLLMClient, addresses_of
 from psr_runtime.protocol.errors import Interrupted
@@ -25,7 +25,7 @@ class Replicas:
     """Servers of one port, by address; what each was asked."""
 
     def __init__(self) -> None:
-        self.port = free_port_pair()
+        self.port = free_ports(2)[0]
         self.asked: dict[str, int] = {}
         self._servers: dict[str, ThreadingHTTPServer] = {}
 

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from harness.engine_server import free_port_pair
+from harness.ports import free_ports
 from psr_runtime.artefacts.fingerprint import Check
 from psr_runtime.config import ModelSource
 from psr_runtime.protocol import ServerPhase
@@ -52,7 +52,7 @@ def served() -> Served:
 @pytest.fixture
 def client(key: str, served: Served) -> Iterator[httpx.Client]:
     """A client with the right key."""
-    port = free_port_pair()
+    port = free_ports(2)[0]
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     with (
         ControlServer("127.0.0.1", port, served),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from checkpoints import checkpoint, random_model, write_folder
 
-from harness.engine_server import free_port_pair
+from harness.ports import free_ports
 from psr_runtime.config import ModelSource
 from psr_runtime.protocol import TerminationMessage
 from psr_runtime.serving import serve
@@ -36,7 +36,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]
     monkeypatch.setattr(serve, "VLLMProcess", no_engine)
 
     def run(**fields: Any) -> int:
-        config = {"port": free_port_pair(), "scratch": str(tmp_path / "scratch")} | fields
+        config = {"port": free_ports(2)[0], "scratch": str(tmp_path / "scratch")} | fields
         return run_server(json.dumps(config), source="serve.json")
 
     return run
@@ -44,7 +44,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]
 
 def test_a_port_in_use_is_named(start: Any, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for taken in (0, 1):
-        port = free_port_pair()
+        port = free_ports(2)[0]
         with socket.create_server(("127.0.0.1", port + taken)):
             assert start(model={"uri": file_uri(folder)}, port=port) == 64
         assert f"port {port + taken} on 127.0.0.1 cannot be bound" in capsys.readouterr().err

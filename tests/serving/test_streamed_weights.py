@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from checkpoints import publish_checkpoint, random_model, updated, write_folder
 
-from harness.engine_server import QUICK, EngineServer, free_port_pair
+from harness.engine_server import QUICK, EngineServer
+from harness.ports import free_ports
 from harness.s3_server import S3Server, start_s3
 from psr_runtime.artefacts.checkpoints import RemoteWeights, fetch_all_but_weights
 from psr_runtime.config import ModelSource, ServeStage, StorageAccess
@@ -146,7 +147,7 @@ def test_without_the_package_the_server_ends_with_64(
 
     monkeypatch.setattr(serve, "VLLMProcess", no_engine)
     monkeypatch.setattr(vllm_process.importlib.util, "find_spec", lambda name: None)
-    config = {"model": {"uri": stored}, "engine": {"weights": "Stream"}, "port": free_port_pair()}
+    config = {"model": {"uri": stored}, "engine": {"weights": "Stream"}, "port": free_ports(2)[0]}
     assert serve.run_server(json.dumps(config | {"scratch": str(tmp_path / "scratch")}), source="serve.json") == 64
     assert "engine.weights: Stream needs runai_model_streamer" in capsys.readouterr().err
 
@@ -199,7 +200,7 @@ def test_a_server_streams_its_weights_from_s3_and_the_fingerprint_tells_which_ca
 def start(stack: ExitStack, access: StorageAccess, uri: str, digest: str, scratch: Path) -> EngineServer:
     """A server that streams the model at `uri`; it ends with the stack."""
     scratch.mkdir()
-    port = free_port_pair()
+    port = free_ports(2)[0]
     engine = QUICK | {"weights": "Stream"}
     config = {
         "model": {"uri": uri},

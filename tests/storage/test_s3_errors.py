@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from botocore.stub import ANY, Stubber
 
-from harness.s3_server import S3Server, free_ports
+from harness.ports import free_ports
+from harness.s3_server import S3Server
 from psr_runtime.artefacts.manifest import read_manifest
 from psr_runtime.config import StorageAccess
 from psr_runtime.protocol.errors import ConfigurationError, DataError, InputMissing, Interrupted, StageError
