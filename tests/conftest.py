@@ -22,7 +22,7 @@ pytest_plugins = ["tests.suite_order", "tests.suite_times"]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs built programs, so that `-m "not programs"` leaves it out."""
     for item in items:
-        if {"plane", "helm"} & set(getattr(item, "fixturenames", ())):
+        if {"plane", "helm", "bare"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("programs")
 
 

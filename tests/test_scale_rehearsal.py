@@ -16,6 +16,7 @@ from benchmarks.scale import rehearse
 from benchmarks.witness import RUN, Scale, Witness, log_faults, orphans, refusals, standing_faults
 
 
+@pytest.mark.programs
 def test_three_runs_of_two_iterations_go_through_on_simulated_nodes(tmp_path: Path) -> None:
     scale = Scale(runs=3, iterations=2, nodes=4, pace=0.2, limit=80.0)
     found = rehearse(scale, tmp_path / "plane", print)
