@@ -64,10 +64,10 @@ test-cluster: $(DEV)/ready $(CONTROL)/ready ## the tests on a real node: pods, i
 	$(DEV)/bin/python -m tests.cluster.tier
 
 cluster-up: $(DEV)/ready $(CONTROL)/ready ## start a Kubernetes node on this machine (root on Linux); says what it does before
-	$(DEV)/bin/python -m tests.cluster.node up
+	$(DEV)/bin/python -m harness.node.node up
 
 cluster-down: $(DEV)/ready ## end it and take away what it made
-	$(DEV)/bin/python -m tests.cluster.node down
+	$(DEV)/bin/python -m harness.node.node down
 
 images: ## build the container images with docker, or with buildah as root
 	$(PYTHON) images/build.py
@@ -80,7 +80,7 @@ bench-s3: $(DEV)/ready .venv/bench-s3/ready ## our S3 transfer against awscli, b
 	$(DEV)/bin/python -m benchmarks.s3
 
 bench-scale: $(DEV)/ready $(CONTROL)/ready ## the operator with 200 runs on simulated nodes (out/bench/scale.json)
-	$(DEV)/bin/python harness/control_plane/build.py kube-apiserver kube-controller-manager kube-scheduler kubectl kwok
+	$(DEV)/bin/python harness/control_plane/build.py kube-apiserver kube-controller-manager kube-scheduler kubectl
 	$(DEV)/bin/python -m benchmarks.scale
 
 bench-search: $(DEV)/ready ## the search through a server against an offline replay of its requests (out/bench/search.json)

@@ -8,16 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import re
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +29,6 @@ SYSTEM = "psr-system"
 MODEL = {"uri": "s3://bucket/models/m1"}
 ITERATIONS = f"/apis/{GROUP}/{VERSION}/namespaces/{NAMESPACE}/selfrewarditerations"
 SERVERS = f"/apis/{GROUP}/{VERSION}/namespaces/{NAMESPACE}/policyservers"
-WRITING = ("create", "update", "patch", "delete", "deletecollection")
 START_SECONDS = 60.0
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -201,51 +197,6 @@ def until_answers(url: str, process: subprocess.Popen[bytes]) -> float:
                 return time.monotonic()
         time.sleep(0.02)
     raise RuntimeError(f"{url} does not answer; the operator's exit code: {process.poll()}")
-
-
-def memory_mb(pid: int) -> float:
-    """Resident memory of a process in MB."""
-    (kib,) = re.findall(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    return int(kib) * 1024 / 1e6
-
-
-def memory_after_import_mb(modules: str) -> float:
-    """Resident memory of a process that has imported these modules and does nothing."""
-    code = f"import {modules}; print(open('/proc/self/status').read())"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    (kib,) = re.findall(r"VmRSS:\s+(\d+) kB", done.stdout)
-    return int(kib) * 1024 / 1e6
-
-
-@dataclass(frozen=True)
-class Requests:
-    """What one user asked of the apiserver, Leases left out."""
-
-    writes: int
-    reads: int
-    by_kind: dict[str, int]
-
-
-def requests_of(plane: ControlPlane, user: str) -> Requests:
-    """Count a user's requests in the audit log."""
-    writes: Counter[str] = Counter()
-    reads = 0
-    for log in sorted(plane.folder.glob("audit*.log")):
-        with open(log, encoding="utf-8") as lines:
-            for line in lines:
-                if user not in line:
-                    continue
-                event = json.loads(line)
-                about = event.get("objectRef", {})
-                if event["user"]["username"] != user or about.get("resource") == "leases":
-                    continue
-                if event["verb"] in WRITING:
-                    kind = "/".join(part for part in (about.get("resource"), about.get("subresource")) if part)
-                    writes[f"{event['verb']} {kind}"] += 1
-                else:
-                    reads += 1
-    return Requests(sum(writes.values()), reads, dict(writes.most_common()))
 
 
 def _until_served(plane: ControlPlane, path: str) -> None:

@@ -39,13 +39,11 @@ from benchmarks.cluster import (
     identity,
     make_iterations,
     make_server,
-    memory_after_import_mb,
-    memory_mb,
     player,
-    requests_of,
     until_answers,
     until_ready,
 )
+from harness.measuring import CHILD, RECONCILE, memory_after_import_mb, memory_mb, quantile, requests_of
 from harness.ports import free_ports
 
 PLAIN = "-m benchmarks.plain_operator --port {port}"
@@ -57,7 +55,6 @@ IMPORTS = {
     "plain": "kopf, kubernetes, benchmarks.plain_operator",
     "ours": "psr_operator.cli, psr_operator.controller.process",
 }
-RECONCILE, CHILD = "psr_reconcile_seconds", "psr_child_delay_seconds"
 
 
 @dataclass(frozen=True)
@@ -203,21 +200,6 @@ def slope(seconds: dict[int, float]) -> float | None:
     points = [(math.log(count), math.log(value)) for count, value in seconds.items()]
     x, y = (sum(values) / len(points) for values in zip(*points, strict=True))
     return round(sum((a - x) * (b - y) for a, b in points) / sum((a - x) ** 2 for a, _ in points), 3)
-
-
-def quantile(buckets: Sequence[tuple[float, float]], share: float) -> float:
-    """A quantile of a Prometheus histogram, linear within its bucket.
-
-    Args:
-        buckets: upper bounds with cumulative counts, in order, the last one infinite.
-    """
-    wanted = share * buckets[-1][1]
-    low, before = 0.0, 0.0
-    for bound, count in buckets:
-        if count >= wanted and count > before:
-            return low if math.isinf(bound) else low + (bound - low) * (wanted - before) / (count - before)
-        low, before = (low if math.isinf(bound) else bound), count
-    return low
 
 
 def _delays(port: int) -> dict[str, dict[str, float]]:

@@ -48,14 +48,15 @@ def shared_folder(config: pytest.Config) -> Path | None:
 
 def ended_tests(folder: Path) -> set[str]:
     """Names of the tests that have ended on any worker."""
-    return {line for file in folder.glob(f"*/{ENDED}") for line in file.read_text().splitlines()}
+    return {line for file in folder.glob(f"{ENDED}-*") for line in file.read_text().splitlines()}
 
 
 class Ended:
     """Writes down on a worker which tests have ended, for those that look at what others have done."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self._file = Path(config.option.basetemp) / ENDED
+        worker = Path(config.option.basetemp)
+        self._file = worker.parent / f"{ENDED}-{worker.name}"
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         with open(self._file, "a") as file:

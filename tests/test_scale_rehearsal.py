@@ -1,4 +1,4 @@
-"""The rehearsal of `make bench-scale` in small: a real control plane, nodes that KWOK plays, the operator itself.
+"""The rehearsal of `make bench-scale` in small: a real control plane, nodes that are played, the operator itself.
 
 The checks themselves are tested beside it: a check that nothing fails is none.
 """
@@ -12,20 +12,20 @@ from typing import Any
 
 import pytest
 
-from benchmarks.scale import rehearse
-from benchmarks.witness import RUN, Scale, Witness, log_faults, orphans, refusals, standing_faults
+from harness.rehearsal.rehearsal import rehearse
+from harness.rehearsal.witness import RUN, Scale, Witness, log_faults, orphans, refusals, standing_faults
 
 
 @pytest.mark.programs
 def test_three_runs_of_two_iterations_go_through_on_simulated_nodes(tmp_path: Path) -> None:
     scale = Scale(runs=3, iterations=2, nodes=4, pace=0.2, limit=80.0)
-    found = rehearse(scale, tmp_path / "plane", print)
-    print(found.told())
-    assert found.failed == []
-    assert found.jobs == {"sft": 3, "search": 6, "merge": 6, "step-dpo": 6, "evaluate": 9, "report": 3}
-    assert found.pods == {**found.jobs, "search": 12, "server": 9}
-    assert found.writes_by_kind["create jobs"] == scale.jobs
-    assert found.vanish_seconds is not None
+    figures = rehearse(scale, tmp_path / "plane", print)
+    print(figures.report())
+    assert figures.failed == []
+    assert figures.jobs == {"sft": 3, "search": 6, "merge": 6, "step-dpo": 6, "evaluate": 9, "report": 3}
+    assert figures.pods == {**figures.jobs, "search": 12, "server": 9}
+    assert figures.writes_by_kind["create jobs"] == scale.jobs
+    assert figures.vanish_seconds is not None
 
 
 # --- what the checks see -------------------------------------------------------------------------------------

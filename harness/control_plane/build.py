@@ -1,6 +1,6 @@
 """Build the programs of a cluster from Go modules, once a machine: `make control-plane`, `make cluster-up`.
 
-Kubernetes is an ordinary Go module, as Helm, CoreDNS and KWOK are; the folders of `go/` pin them. The programs lie in
+Kubernetes is an ordinary Go module, as Helm and CoreDNS are; the folders of `go/` pin them. The programs lie in
 the user's cache, named by what they were built from, so every checkout shares them. Programs that are in the folder
 KUBEBUILDER_ASSETS already are not built.
 """
@@ -56,7 +56,6 @@ SOURCES = {
     **{name: _kubernetes(name) for name in (*CONTROL_PLANE, "kubelet", "kube-proxy")},
     "coredns": Source("coredns", "github.com/coredns/coredns", "github.com/coredns/coredns"),
     "helm": Source("helm", "helm.sh/helm/v4/cmd/helm", "helm.sh/helm/v4", "helm.sh/helm/v4/internal/version.version"),
-    "kwok": Source("kwok", "sigs.k8s.io/kwok/cmd/kwok", "sigs.k8s.io/kwok", "sigs.k8s.io/kwok/pkg/consts.Version"),
     "pause": Source("pause", "."),
 }
 

@@ -20,7 +20,7 @@ from harness.control_plane.plane import APIError, ControlPlane
 PAGE = 500
 RECONNECTIONS = 25
 PAUSE_SECONDS = 0.2
-Told = Callable[[str, dict[str, Any]], None]
+Tell = Callable[[str, dict[str, Any]], None]
 
 
 class Client:
@@ -83,7 +83,7 @@ class Client:
         """A merge patch."""
         return await self.request("PATCH", path, body, content="application/merge-patch+json")
 
-    async def watch(self, path: str, tell: Told, listed: Callable[[], None], selector: str = "") -> None:
+    async def watch(self, path: str, tell: Tell, listed: Callable[[], None], selector: str = "") -> None:
         """Tell of every object of a collection and of every change, until cancelled.
 
         Args:
@@ -95,7 +95,7 @@ class Client:
         known: dict[str, dict[str, Any]] = {}
         base = f"{path}?labelSelector={selector}" if selector else f"{path}?"
         while True:
-            version = await self._list(base, known, tell)
+            version: str | None = await self._list(base, known, tell)
             listed()
             while version is not None:
                 try:
@@ -103,7 +103,7 @@ class Client:
                 except aiohttp.ClientError:
                     await asyncio.sleep(PAUSE_SECONDS)
 
-    async def _list(self, base: str, known: dict[str, dict[str, Any]], tell: Told) -> str:
+    async def _list(self, base: str, known: dict[str, dict[str, Any]], tell: Tell) -> str:
         found: dict[str, dict[str, Any]] = {}
         following = ""
         while True:
@@ -120,7 +120,7 @@ class Client:
         version: str = answer["metadata"]["resourceVersion"]
         return version
 
-    async def _follow(self, base: str, version: str, known: dict[str, dict[str, Any]], tell: Told) -> str | None:
+    async def _follow(self, base: str, version: str, known: dict[str, dict[str, Any]], tell: Tell) -> str | None:
         """One watch request; the version to go on from, None where it is too old."""
         address = f"{self._url}{base}&watch=1&allowWatchBookmarks=1&timeoutSeconds=600&resourceVersion={version}"
         async with self._session.get(address) as answer:

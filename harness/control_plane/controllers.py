@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from harness.control_plane.pod_life import INDEX, MERGE, now
+from harness.control_plane.pod_life import INDEX, MERGE
+from harness.control_plane.pod_status import now
 
 if TYPE_CHECKING:
     from harness.control_plane.player import Player

@@ -1,4 +1,4 @@
-"""Plays the node of a control plane that has no kubelet: pods run, succeed, fail and go as a script says.
+"""Plays the nodes of a control plane that has no kubelet: pods run, succeed, fail and go as a script says.
 
     with play(plane, namespaces=[namespace], script=lambda pod: Outcome(code=65)) as player:
         …
@@ -16,12 +16,11 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from typing import Any
 
-import aiohttp
-
 from harness.control_plane.client import Client
+from harness.control_plane.nodes import keep_alive, make_nodes, remove_nodes
 from harness.control_plane.plane import APIError, ControlPlane
 from harness.control_plane.pod_life import Life, Outcome, Pod, succeed
 from harness.control_plane.pod_ports import Order, Ports
@@ -34,10 +33,10 @@ __all__ = ["Outcome", "Player", "Pod", "play", "succeed"]
 
 
 class Player:
-    """A fake node and all that happens on it. Made by `play`; its methods may be called from any thread.
+    """Fake nodes and all that happens on them. Made by `play`; its methods may be called from any thread.
 
     Attributes:
-        node: name of the node.
+        nodes: their names; `node` is the first one.
         script: what becomes of a pod; may be replaced at any time, pods ask it when their container starts.
         load_seconds: how long a server pod loads a model.
         broken: URI -> message: models that server pods cannot load.
@@ -58,8 +57,12 @@ class Player:
         brief: bool,
         ports: bool,
         connections: int,
+        nodes: int,
+        capacity: Mapping[str, str],
+        heartbeat: bool,
     ) -> None:
         self.node = f"player-{secrets.token_hex(4)}"
+        self.nodes = [self.node, *(f"{self.node}-{number}" for number in range(1, nodes))]
         self.script = script
         self.load_seconds = load_seconds
         self.broken: dict[str, str] = {}
@@ -76,6 +79,8 @@ class Player:
         self._namespaces = namespaces
         self._bind = bind or jobs
         self._connections = connections
+        self._capacity = capacity
+        self._heartbeat = heartbeat
         self._progress: dict[str, dict[str, Any]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop
@@ -189,14 +194,18 @@ class Player:
         self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
         self.ports = Ports()
         async with Client(self._plane, connections=self._connections) as self.client:
-            await self._make_node()
+            await make_nodes(self.client, self.nodes, self._capacity)
+            if self._heartbeat:
+                self.spawn(keep_alive(self.client, self.nodes))
             if self.plays_jobs:
                 from harness.control_plane.controllers import Controllers
 
                 controllers = Controllers(self)
                 self.spawn(self._watch("/apis/batch/v1/jobs", controllers.job, lambda: None))
                 self.spawn(self._watch("/apis/apps/v1/deployments", controllers.deployment, lambda: None))
-                self.spawn(self._watch("/api/v1/pods", lambda *told: self._pod(*told, controllers), self._listed.set))
+                self.spawn(
+                    self._watch("/api/v1/pods", lambda event, pod: self._pod(event, pod, controllers), self._listed.set)
+                )
             else:
                 self.spawn(self._watch("/api/v1/pods", self._pod, self._listed.set))
             await self._stopped.wait()
@@ -205,19 +214,10 @@ class Player:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self.ports.close_all()
-            with contextlib.suppress(APIError, aiohttp.ClientError):
-                await self.client.request("DELETE", f"/api/v1/nodes/{self.node}")
+            await remove_nodes(self.client, self.nodes)
 
     async def _watch(self, path: str, tell: Callable[..., None], listed: Callable[[], None]) -> None:
         await self.client.watch(path, tell, listed)
-
-    async def _make_node(self) -> None:
-        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.node, "labels": {"psr.dev/player": "1"}}}
-        await self.client.request("POST", "/api/v1/nodes", node)
-        ready = {"type": "Ready", "status": "True", "reason": "Playing", "message": ""}
-        status = {"capacity": CAPACITY, "allocatable": CAPACITY, "conditions": [ready]}
-        await self.client.merge(f"/api/v1/nodes/{self.node}/status", {"status": status})
-        await self.client.merge(f"/api/v1/nodes/{self.node}", {"spec": {"taints": None}})
 
     def _pod(self, kind: str, pod: dict[str, Any], controllers: Any = None) -> None:
         if not self.plays(pod):
@@ -235,7 +235,7 @@ class Player:
         node = pod["spec"].get("nodeName")
         if node is None and self._bind and kind == "ADDED" and "deletionTimestamp" not in pod["metadata"]:
             self.spawn(self.bind(pod))
-        if node != self.node:
+        if node not in self.nodes:
             return
         if life is None:
             self.lives[uid] = life = Life(self, pod)
@@ -268,8 +268,11 @@ def play(
     brief: bool = False,
     ports: bool = True,
     connections: int = 32,
+    nodes: int = 1,
+    capacity: Mapping[str, str] = CAPACITY,
+    heartbeat: bool = False,
 ) -> Iterator[Player]:
-    """Play a node until the block ends.
+    """Play a node, or several, until the block ends.
 
     Args:
         plane: whose pods.
@@ -282,6 +285,9 @@ def play(
         brief: write a Job's status only at its end: a third less to do for the apiserver where pods end at once.
         ports: answer `/progress` and the control port on the pods' addresses.
         connections: requests to the apiserver at the same time.
+        nodes: how many; a scheduler spreads the pods over them.
+        capacity: of each node.
+        heartbeat: renew the nodes' Leases; needed where a node lifecycle controller runs.
     """
     player = Player(
         plane,
@@ -293,6 +299,9 @@ def play(
         brief=brief,
         ports=ports,
         connections=connections,
+        nodes=nodes,
+        capacity=capacity,
+        heartbeat=heartbeat,
     )
     try:
         player.start()

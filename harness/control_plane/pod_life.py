@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from harness.control_plane.pod_ports import PROGRESS_PORT, Serving, digest_of
+from harness.control_plane.pod_status import condition, container_status, environment_of, now
 from psr_operator.local.rehearsal import rehearsed_result
 from psr_runtime.stages import STAGES
 
@@ -36,6 +35,7 @@ class Outcome:
         reason: `OOMKilled` say; None for what the code says.
         disruption: whether the pod is evicted: it gets the condition DisruptionTarget.
         hold: runs until `Player.release`.
+        start_seconds: from its binding to its start.
         stop_seconds: how long it goes on once the pod is deleted; None: until `Player.release`.
     """
 
@@ -45,6 +45,7 @@ class Outcome:
     reason: str | None = None
     disruption: bool = False
     hold: bool = False
+    start_seconds: float = 0.0
     stop_seconds: float | None = 0.0
 
 
@@ -161,13 +162,16 @@ class Life:
 
     async def _live(self) -> None:
         if self._deleted.is_set():
-            lost = Outcome(code=137, reason="ContainerStatusUnknown", message="The container could not be located")
-            await self._write_ended(lost, restart=False)
-            await self._remove()
+            await self._lose()
             return
         self.player.counts["started"] += 1
         while True:
             outcome = self.player.script(self.view)
+            if outcome.start_seconds:
+                await _first(asyncio.sleep(outcome.start_seconds), self._deleted.wait())
+                if self._deleted.is_set():
+                    await self._lose()
+                    return
             at_once = self.player.plays_jobs and not (outcome.hold or outcome.delay)
             if at_once:
                 self._started = now()
@@ -186,6 +190,12 @@ class Life:
         self.player.counts["failed"] += outcome.code != 0
         if self._deleted.is_set():
             await self._remove()
+
+    async def _lose(self) -> None:
+        """It is deleted before its container has started."""
+        lost = Outcome(code=137, reason="ContainerStatusUnknown", message="The container could not be located")
+        await self._write_ended(lost, restart=False)
+        await self._remove()
 
     async def _run(self) -> None:
         self._started, self._runs = now(), True
@@ -285,7 +295,7 @@ class Life:
             state = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off restarting failed container"}}
         conditions = self._conditions(False, "" if restart else f"Pod{phase.replace('Succeeded', 'Completed')}")
         if outcome.disruption:
-            conditions.append(_condition("DisruptionTarget", True, "EvictionByEvictionAPI"))
+            conditions.append(condition("DisruptionTarget", True, "EvictionByEvictionAPI"))
         async with self._writing:
             await self._write("Running" if restart else phase, conditions, self._containers(state, False))
 
@@ -305,7 +315,7 @@ class Life:
         if first:
             done = {"exitCode": 0, "reason": "Completed", "startedAt": self._started, "finishedAt": self._started}
             status["initContainerStatuses"] = [
-                _container(item, {"terminated": done}, ready=True, restarts=0, last={}) for item in first
+                container_status(item, {"terminated": done}, ready=True, restarts=0, last={}) for item in first
             ]
         body = {"metadata": {"uid": self.pod["metadata"]["uid"]}, "status": status}
         found = await self.player.write("PATCH", f"{self._path}/status", body, MERGE)
@@ -314,10 +324,10 @@ class Life:
 
     def _conditions(self, ready: bool, why: str = "") -> list[dict[str, Any]]:
         mine = [
-            _condition("PodReadyToStartContainers", True),
-            _condition("Initialized", True),
-            _condition("ContainersReady", ready, why),
-            _condition("Ready", ready, why),
+            condition("PodReadyToStartContainers", True),
+            condition("Initialized", True),
+            condition("ContainersReady", ready, why),
+            condition("Ready", ready, why),
         ]
         before = {item["type"]: item for item in self.pod.get("status", {}).get("conditions", [])}
         for item in mine:
@@ -328,61 +338,9 @@ class Life:
 
     def _containers(self, state: dict[str, Any], ready: bool) -> list[dict[str, Any]]:
         return [
-            _container(item, state, ready=ready, restarts=self.view.restarts, last=self._last)
+            container_status(item, state, ready=ready, restarts=self.view.restarts, last=self._last)
             for item in self.pod["spec"]["containers"]
         ]
-
-
-def environment_of(pod: Mapping[str, Any], address: str) -> dict[str, str]:
-    """The first container's variables, as a kubelet gives them; those from Secrets and ConfigMaps are left out."""
-    meta = pod["metadata"]
-    fields = {
-        "metadata.name": meta["name"],
-        "metadata.namespace": meta["namespace"],
-        "metadata.uid": meta["uid"],
-        "status.podIP": address,
-        "spec.nodeName": pod["spec"].get("nodeName", ""),
-        **{f"metadata.annotations['{key}']": value for key, value in meta.get("annotations", {}).items()},
-        **{f"metadata.labels['{key}']": value for key, value in meta.get("labels", {}).items()},
-    }
-    found: dict[str, str] = {}
-    for item in pod["spec"]["containers"][0].get("env", []):
-        source = item.get("valueFrom")
-        if source is None:
-            found[item["name"]] = expand(item.get("value", ""), found)
-        elif "fieldRef" in source:
-            found[item["name"]] = fields.get(source["fieldRef"]["fieldPath"], "")
-    return found
-
-
-def expand(text: str, known: Mapping[str, str]) -> str:
-    """`$(NAME)` by its value where it is known, `$$` by `$`."""
-
-    def value(match: re.Match[str]) -> str:
-        return "$" if match[0] == "$$" else known.get(match[1], match[0])
-
-    return re.sub(r"\$\$|\$\(([^()]+)\)", value, text)
-
-
-def _container(
-    item: Mapping[str, Any], state: dict[str, Any], *, ready: bool, restarts: int, last: dict[str, Any]
-) -> dict[str, Any]:
-    return {
-        "name": item["name"],
-        "image": item["image"],
-        "imageID": f"player://{item['image']}",
-        "containerID": f"player://{restarts}",
-        "ready": ready,
-        "started": "running" in state,
-        "restartCount": restarts,
-        "state": state,
-        "lastState": last,
-    }
-
-
-def _condition(kind: str, status: bool, reason: str = "") -> dict[str, Any]:
-    found = {"type": kind, "status": str(status), "lastTransitionTime": now()}
-    return {**found, "reason": reason} if reason else found
 
 
 async def _first(*things: Any) -> None:
@@ -393,8 +351,3 @@ async def _first(*things: Any) -> None:
     finally:
         for task in tasks:
             task.cancel()
-
-
-def now() -> str:
-    """The time as Kubernetes writes it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -105,7 +105,7 @@ class Serving:
 
     @property
     def ready(self) -> bool:
-        return self.state["state"] == "Ready"
+        return bool(self.state["state"] == "Ready")
 
     def load(self, uri: str, digest: str | None, *, first: bool) -> None:
         """Begin to load a model; its digest, where none is ordered, is that of its URI."""

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.control_plane.plane import ControlPlane, start_control_plane
+from harness.operator_process import grant, start_operator
 from tests.before import half_done
 from tests.before.cluster import HELD, RUN, namespace_of, scene
 from tests.before.objects import take
 from tests.before.planned import plan_manifest, schema_version
-from tests.controller.operator_process import grant, start_operator
 from tests.local.command import start_psr, until, write
 
 HERE = Path(__file__).parent

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 
 from harness.control_plane.plane import APIError, ControlPlane
+from harness.operator_process import Operator, grant, start_operator
 from psr_operator.api import KINDS
 from tests.before.cluster import HELD, Held, scene
 from tests.before.objects import put
 from tests.controller.one_namespace import JOB
 from tests.controller.one_run import RUN as NAME
 from tests.controller.one_run import SERVER, Place
-from tests.controller.operator_process import Operator, grant, start_operator
 
 Object = dict[str, Any]
 RECORDED: dict[str, list[Object]] = json.loads(Path(__file__).with_name("objects.json").read_text())

@@ -65,6 +65,11 @@ def test_both_ends_must_allow() -> None:
     assert not allows([*into, out_of_web, opened], WEB, OUTSIDE, 443)
 
 
+def shown(value: object) -> str:
+    """The name of a parameter; a set in order, as every worker must give the same names."""
+    return str(sorted(value)) if isinstance(value, set) else str(value)
+
+
 @pytest.mark.parametrize(
     ("spec", "types"),
     [
@@ -96,7 +101,7 @@ def test_directions(spec: dict[str, Any], types: list[str]) -> None:
         ({"ipBlock": {"cidr": "0.0.0.0/0", "except": ["203.0.113.0/24"]}}, {"web", "job"}),
         ({"ipBlock": {"cidr": "::/0"}}, set()),
     ],
-    ids=str,
+    ids=shown,
 )
 def test_who_a_peer_is(peer: dict[str, Any], let_in: set[str]) -> None:
     policies = into_db(peer)
@@ -126,7 +131,7 @@ def test_a_rule_without_peers_and_ports_is_for_everybody(rule: dict[str, Any]) -
         ({"port": "sql"}, [("TCP", 5432)]),
         ({"port": "http"}, []),
     ],
-    ids=str,
+    ids=shown,
 )
 def test_ports(port: dict[str, Any], allowed: list[tuple[str, int]]) -> None:
     policies = into_db({"podSelector": {}}, ports=[port])

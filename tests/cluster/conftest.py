@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -11,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from harness.control_plane.plane import ControlPlane, named_cluster
+from harness.node.node import kubeconfig
 from tests.cluster import release
 from tests.cluster.demo import make_inputs
 from tests.cluster.keep import keep
-from tests.cluster.node import kubeconfig
-from tests.cluster.store import BUCKET, Store, start_store, upload_folder
+from tests.cluster.store import BUCKET, SHARED, Store, start_store, upload_folder
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "out" / "cluster"
@@ -54,10 +55,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
 @pytest.fixture(scope="session")
 def store(cluster: ControlPlane) -> Iterator[Store]:
     """An S3 server in the cluster that holds the demo's inputs; this process may use it too."""
-    with start_store(cluster) as found, pytest.MonkeyPatch.context() as patch:
-        for name, value in found.variables.items():
+    shared = os.environ.get(SHARED)
+    starting = contextlib.nullcontext(Store(**json.loads(shared))) if shared else start_store(cluster)
+    with starting as running, pytest.MonkeyPatch.context() as patch:
+        for name, value in running.variables.items():
             patch.setenv(name, value)
-        yield found
+        yield running
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +73,10 @@ def inputs(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def installed(cluster: ControlPlane) -> Iterator[ControlPlane]:
-    """The cluster with PSR installed by Helm. It is uninstalled at the end."""
+    """The cluster with PSR installed by Helm: by `make test-cluster`, else here and uninstalled at the end."""
+    if os.environ.get(SHARED):
+        yield cluster
+        return
     release.install(cluster, release.values())
     yield cluster
     release.uninstall(cluster)

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from harness.control_plane.plane import ControlPlane
-from tests.cluster.node import STATE
+from harness.node.processes import STATE
 
 OBJECTS = (
     "psr,jobs,deployments,replicasets,pods,services,configmaps,endpointslices,leases.coordination.k8s.io,pvc,nodes"

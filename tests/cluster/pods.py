@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.control_plane.paths import collection_of
 from harness.control_plane.plane import ControlPlane
-from tests.cluster.node_images import RUNTIME, TAG
+from harness.node.images import RUNTIME, TAG
 
 
 def run_python(

@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.control_plane.build import program
 from harness.control_plane.plane import ControlPlane
-from tests.cluster.node_images import INFERENCE, OPERATOR, RUNTIME, TAG
+from harness.node.images import INFERENCE, OPERATOR, RUNTIME, TAG
 
 ROOT = Path(__file__).parents[2]
 NAMESPACE = "psr-system"

@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from harness.control_plane.plane import ControlPlane
+from harness.node.images import S3
 from psr_runtime.config import StorageAccess
 from psr_runtime.storage import Storage
-from tests.cluster.node_images import S3
 
 NAMESPACE = "psr-storage"
 BUCKET = "psr"
 PORT = 8333
 SECRET = "s3-credentials"
+SHARED = "PSR_TEST_STORE"
+"""Variable that holds the store of `make test-cluster`, whose workers share it and the release of PSR."""
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from harness.control_plane.plane import ControlPlane
+from harness.node.images import BASE, BUILDAH, DEPENDENCIES, INFERENCE, OPERATOR, OURS, RUNTIME, TAG, size
+from harness.node.parts import CTR
 from images.build import NAMES, STANDS_ON, run
-from tests.cluster.node import CTR
-from tests.cluster.node_images import BASE, BUILDAH, DEPENDENCIES, INFERENCE, OPERATOR, OURS, RUNTIME, TAG, size
 
 FORBIDDEN = ("gcc", "cc", "make", "uv", "hatchling", "git")
 OPERATOR_LIMIT = 150e6

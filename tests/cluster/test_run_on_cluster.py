@@ -22,13 +22,13 @@ from ruamel.yaml import YAML
 
 from harness.control_plane.paths import collection_of
 from harness.control_plane.plane import ControlPlane
+from harness.node.images import NEXT, VLLM
 from psr_runtime.artefacts.fetching import read_file
 from psr_runtime.artefacts.manifest import Manifest, read_manifest
 from psr_runtime.storage import Storage
 from tests.cluster import release
 from tests.cluster.conftest import INPUTS
 from tests.cluster.demo import RUN, cut, lineage
-from tests.cluster.node_images import NEXT, VLLM
 from tests.cluster.one_run import Run, restarts, start
 from tests.cluster.store import Store
 
@@ -58,11 +58,52 @@ def apply(cluster: ControlPlane, store: Store, namespace: str) -> Run:
     return start(cluster, namespace, cut(INPUTS, store.manifest(), **QUICK))
 
 
+@dataclass(frozen=True)
+class Local:
+    """The same run by `psr run` on this machine, at work beside the one on the cluster.
+
+    Attributes:
+        volume: what is mounted as /psr.
+        log: what it says.
+    """
+
+    process: subprocess.Popen[bytes]
+    volume: Path
+    log: Path
+
+    def wait(self) -> Storage:
+        """Wait until it has ended well; the storage that it wrote to."""
+        code = self.process.wait(1200)
+        assert code == 0, f"psr run ended with {code}:\n{self.log.read_text(errors='replace')[-4000:]}"
+        return Storage(mounts={"/psr": self.volume})
+
+
+@pytest.fixture(scope="module")
+def local(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
+    """The same manifest and seed, begun here; `Local.wait` waits for it."""
+    folder = tmp_path_factory.mktemp("local")
+    volume = folder / "volume"
+    (volume / "runs").mkdir(parents=True)
+    (volume / "input").symlink_to(inputs)
+    file, log = folder / "run.yaml", folder / "psr-run.log"
+    with open(file, "w") as text:
+        YAML(typ="safe", pure=True).dump(cut("file:///psr/input", {"uri": "file:///psr/runs"}, **QUICK), text)
+    command = [
+        *(sys.executable, "-m", "psr_operator.cli", "run", "-f", file),
+        *("--workdir", folder / "work", "--mount", f"/psr={volume}"),
+    ]
+    with open(log, "wb") as output, subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as process:
+        try:
+            yield Local(process, volume, log)
+        finally:
+            process.terminate()
+
+
 @pytest.fixture(scope="module", params=["undisturbed", "disturbed"])
 def done(
     request: pytest.FixtureRequest,
     installed: ControlPlane,
-    inputs: Path,
+    local: Local,
     store: Store,
     team: Callable[[str], str],
 ) -> Iterator[Done]:
@@ -218,40 +259,26 @@ def test_attempts_count_what_was_killed(done: Done) -> None:
     assert attempts.get("failures", 0) + attempts.get("disruptions", 0) == (1 if killed else 0)
 
 
-def test_it_agrees_with_a_run_on_this_machine(done: Done, inputs: Path, tmp_path: Path) -> None:
+def test_it_agrees_with_a_run_on_this_machine(done: Done, local: Local) -> None:
     """The same manifest and seed by `psr run`.
 
     Training is deterministic, so M1 is the same to the last bit, killed and resumed or not. vLLM's batches are not:
     what it answers may differ where two tokens are nearly as likely, and then so do pairs and M2.
     """
-    volume = tmp_path / "volume"
-    (volume / "runs").mkdir(parents=True)
-    (volume / "input").symlink_to(inputs)
-    manifest = cut("file:///psr/input", {"uri": "file:///psr/runs"}, **QUICK)
-    file = tmp_path / "run.yaml"
-    with open(file, "w") as text:
-        YAML(typ="safe", pure=True).dump(manifest, text)
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "psr_operator.cli", "run", "-f", file),
-            *("--workdir", tmp_path / "work", "--mount", f"/psr={volume}"),
-        ],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        timeout=1200,
-    )
-    local = Storage(mounts={"/psr": volume})
+    storage_here = local.wait()
     here = f"file:///psr/runs/default/{RUN}"
-    ours, theirs = read_manifest(local, f"{here}/m1"), _manifest(done, f"{done.prefix}/m1")
+    ours, theirs = read_manifest(storage_here, f"{here}/m1"), _manifest(done, f"{done.prefix}/m1")
     assert ours is not None
     assert ours.digest == theirs.digest
     assert _weights(ours) == _weights(theirs)
-    first, second = (_accuracies(storage, prefix) for storage, prefix in ((local, here), (done.storage, done.prefix)))
+    first, second = (
+        _accuracies(storage, prefix) for storage, prefix in ((storage_here, here), (done.storage, done.prefix))
+    )
     assert first["m1"] == pytest.approx(second["m1"], abs=0.01)
     assert first["m2"] == pytest.approx(second["m2"], abs=0.08)
     mine, other = (
         _result(storage, f"{prefix}/iteration-1/pairs")["pairs"]
-        for storage, prefix in ((local, here), (done.storage, done.prefix))
+        for storage, prefix in ((storage_here, here), (done.storage, done.prefix))
     )
     assert mine == pytest.approx(other, rel=0.15)
     print(f"\n  accuracy {first} here, {second} there; pairs {mine} here, {other} there")

@@ -12,8 +12,8 @@ import pytest
 
 from harness.control_plane.paths import collection_of
 from harness.control_plane.plane import ControlPlane
+from harness.node.processes import STATE
 from psr_operator.render.pod import USER
-from tests.cluster.node import STATE
 from tests.cluster.one_run import start
 from tests.serving.checkpoints import checkpoint, random_model
 

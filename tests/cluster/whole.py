@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.control_plane.plane import named_cluster
-from tests.cluster import node_images, release
+from harness.node import images
+from harness.node.node import kubeconfig
+from tests.cluster import release
 from tests.cluster.demo import RUN, cut, make_inputs
-from tests.cluster.node import kubeconfig
 from tests.cluster.one_run import Run, start
 from tests.cluster.store import BUCKET, start_store, upload_folder
 
@@ -32,7 +33,7 @@ def main() -> int:
         print("no cluster: run `make cluster-up`, or name one in PSR_TEST_KUBECONFIG", file=sys.stderr)
         return 1
     if not os.environ.get("PSR_TEST_KUBECONFIG"):
-        node_images.make()
+        images.make()
     with tempfile.TemporaryDirectory(prefix="psr-whole-") as folder:
         inputs = make_inputs(Path(folder) / "inputs")
         with named_cluster(Path(given), Path(folder)) as cluster, start_store(cluster) as store:

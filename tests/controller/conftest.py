@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from harness.control_plane.plane import ControlPlane
+from harness.operator_process import grant, start_operator
 from tests.controller.one_run import place_for, run
-from tests.controller.operator_process import grant, start_operator
 
 
 @pytest.fixture(scope="session")

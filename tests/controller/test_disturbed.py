@@ -17,9 +17,9 @@ import pytest
 from harness.control_plane import client
 from harness.control_plane.plane import APIError, ControlPlane, start_control_plane
 from harness.control_plane.player import Outcome, Pod, succeed
+from harness.operator_process import Operator, grant, start_operator
 from psr_operator.api.crd import rendered
 from tests.controller.one_run import RUN, SERVER, Object, Place, place_for, run
-from tests.controller.operator_process import Operator, grant, start_operator
 from tests.controller.proxy import Proxy, Request, start_proxy
 
 TRAINING = f"{RUN}-1-dpo"

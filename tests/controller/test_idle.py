@@ -26,9 +26,9 @@ from harness.control_plane.client import Client
 from harness.control_plane.plane import APIError, ControlPlane
 from harness.control_plane.player import Outcome, Player, play
 from harness.control_plane.pod_ports import digest_of
+from harness.operator_process import Account, Operator, grant, start_operator
 from psr_operator.api import KINDS
 from tests.controller.kstatus import kubectl_wait
-from tests.controller.operator_process import Account, Operator, grant, start_operator
 
 Object = dict[str, Any]
 API = "/apis/psr.dev/v1alpha1/namespaces/{}"

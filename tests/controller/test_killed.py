@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from harness.control_plane.plane import ControlPlane
+from harness.operator_process import HOME, Account, grant
 from tests.controller.fork_server import ForkServer, start_fork_server
 from tests.controller.one_run import Place, differences, place_for, run
-from tests.controller.operator_process import HOME, Account, grant
 from tests.controller.proxy import Action, Proxy, Request, start_proxy
 
 SECONDS = 300.0

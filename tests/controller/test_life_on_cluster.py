@@ -13,8 +13,8 @@ import pytest
 
 from harness.control_plane.plane import APIError, ControlPlane
 from harness.control_plane.player import Outcome, Pod, play, succeed
+from harness.operator_process import grant, start_operator
 from tests.controller.one_namespace import JOB, MODEL, QUICK, STORAGE, Scene, message, pods, wait
-from tests.controller.operator_process import grant, start_operator
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ import pytest
 
 from harness.control_plane.plane import ControlPlane
 from harness.control_plane.player import Outcome, Pod, succeed
+from harness.operator_process import Operator, grant, start_operator
 from tests.controller.one_run import RUN, Place, place_for, places_for, run
-from tests.controller.operator_process import Operator, grant, start_operator
 from tests.controller.proxy import Proxy, start_proxy
 
 TRAINING = f"{RUN}-1-dpo"

@@ -10,8 +10,8 @@ import pytest
 
 from harness.control_plane.plane import ControlPlane
 from harness.control_plane.player import Outcome, Pod, play, succeed
+from harness.operator_process import grant, start_operator
 from tests.controller.one_namespace import MODEL, QUICK, STORAGE, Scene, message, wait
-from tests.controller.operator_process import grant, start_operator
 
 RUN: dict[str, Any] = {
     "model": MODEL,

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from harness.control_plane.plane import ControlPlane
-from tests.controller.operator_process import HOME, read_rules
+from harness.operator_process import HOME, read_rules
 from tests.suite_order import ended_tests, shared_folder
 
 MODULES = {path.name for path in Path(__file__).parent.glob("test_*.py")}

@@ -17,10 +17,10 @@ import pytest
 
 from harness.control_plane.plane import APIError, ControlPlane
 from harness.control_plane.player import Outcome, Player, Pod, play
+from harness.operator_process import Operator, grant, start_operator
 from psr_operator.api import KINDS
 from psr_operator.render import LABEL_SERVER
 from tests.controller.kstatus import KStatus, compute, flux_says, kubectl_wait
-from tests.controller.operator_process import Operator, grant, start_operator
 from tests.controller.recording import (
     Recording,
     changes_of,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from harness.control_plane.plane import ControlPlane
 from harness.control_plane.player import play
+from harness.operator_process import grant, start_operator
 from tests.controller.one_namespace import JOB, MODEL, STORAGE, Scene, message, pods, servers, wait
-from tests.controller.operator_process import grant, start_operator
 
 
 def test_an_upgraded_operator_restarts_no_server(crds: ControlPlane, namespace: str, tmp_path: Path) -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.control_plane.plane import ControlPlane
+from harness.operator_process import grant, start_operator
 from psr_operator.backends import base
 from psr_operator.controller.rbac import rules
 from psr_operator.planner.types import Phase, WorkloadState
 from psr_operator.render.labels import LABEL_ATTEMPT, LABEL_WORKLOAD, metadata
 from psr_operator.render.stage import stage_labels
 from tests.controller.one_run import place_for
-from tests.controller.operator_process import grant, start_operator
 
 KIND = base.ObjectKind("v1", "ConfigMap", "configmaps")
 SPEC = {"model": {"uri": "s3://bucket/m0"}, "ift": "s3://bucket/ift", "storage": {"uri": "s3://bucket/runs"}}

@@ -14,8 +14,8 @@ import pytest
 from harness.control_plane.client import Client
 from harness.control_plane.plane import APIError, ControlPlane, start_control_plane
 from harness.control_plane.player import Outcome, Player, play, succeed
-from harness.control_plane.pod_life import expand
 from harness.control_plane.pod_ports import digest_of
+from harness.control_plane.pod_status import expand
 
 Object = dict[str, Any]
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -1,22 +1,16 @@
-"""The figures of a rehearsal (`scale.py`): what they mean, where they are read, how they are told."""
+"""The figures of a rehearsal: what they mean, and how they are shown."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from pathlib import Path
 
-import psutil
-from prometheus_client.parser import text_string_to_metric_families
-
-from benchmarks.cluster import memory_mb
-from benchmarks.operator import CHILD, RECONCILE, quantile
-from benchmarks.witness import CHECKS
+from harness.measuring import CHILD, RECONCILE
+from harness.rehearsal.witness import CHECKS
 
 
 @dataclass(frozen=True)
-class Rehearsed:
-    """What came of it.
+class Figures:
+    """What came of a rehearsal.
 
     Attributes:
         seconds: from the first run that was made to the last one that was Ready; None where not all were.
@@ -54,41 +48,16 @@ class Rehearsed:
             if lines
         ]
 
-    def told(self) -> str:
+    def report(self) -> str:
         """The figures, for people."""
-        look, child = self.delays.get(RECONCILE, {}), self.delays.get(CHILD, {})
+        reconcile, child = self.delays.get(RECONCILE, {}), self.delays.get(CHILD, {})
         return "\n".join(
             (
                 f"all Ready after {self.seconds} s; nothing left {self.vanish_seconds} s after they were deleted",
                 f"{sum(self.jobs.values())} Jobs, {sum(self.pods.values())} pods, at most {self.most_pending} pending",
                 f"{self.writes_per_iteration} writes an iteration; refused: {self.refused or 'none'}",
-                f"a look: p50 {look.get('p50')} s, p99 {look.get('p99')} s; "
+                f"a reconcile: p50 {reconcile.get('p50')} s, p99 {reconcile.get('p99')} s; "
                 f"a child: p50 {child.get('p50')} s, p99 {child.get('p99')} s",
                 f"operator: {', '.join(f'{name} {value}' for name, value in self.operator.items())}",
             )
         )
-
-
-def delays_of(text: str) -> dict[str, dict[str, float]]:
-    """p50 and p99 in seconds, and the count, of the operator's histograms in the text of /metrics."""
-    found = {}
-    for family in text_string_to_metric_families(text):
-        if family.name in (RECONCILE, CHILD):
-            buckets = sorted(
-                (float(item.labels["le"]), item.value) for item in family.samples if item.name.endswith("_bucket")
-            )
-            if buckets[-1][1]:
-                p50, p99 = (round(quantile(buckets, share), 5) for share in (0.5, 0.99))
-                found[family.name] = {"p50": p50, "p99": p99, "count": buckets[-1][1]}
-    return found
-
-
-def memory_of(pid: int) -> dict[str, float]:
-    """Resident memory of a process in MB, now and at its peak, and the seconds of CPU that it took."""
-    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    times = psutil.Process(pid).cpu_times()
-    return {
-        "rss_mb": round(memory_mb(pid), 1),
-        "peak_mb": round(int(peak) * 1024 / 1e6, 1),
-        "cpu_seconds": round(times.user + times.system, 1),
-    }

@@ -17,9 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from harness.node.parts import CTR
+from harness.node.processes import STATE
 from harness.s3_server import program
 from images.build import STANDS_ON, BuildError, build, builder, run
-from tests.cluster.node import CTR, STATE
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "psr" / "images"
 STORAGE = ("--storage-driver=overlay", f"--root={CACHE / 'storage'}", "--runroot=/run/psr-images")
@@ -39,7 +40,7 @@ S3 = "psr.test/s3:a"
 ROOM = 10e9
 """Bytes that all layers take."""
 NAMED = {"BASE": BASE, "TOOLS": TOOLS, "DEPENDENCIES": DEPENDENCIES}
-MADE = {
+TAGS = {
     "tools": TOOLS,
     "dependencies": DEPENDENCIES,
     "operator": f"{OPERATOR}:{TAG}",
@@ -49,30 +50,36 @@ MADE = {
 
 
 def make() -> None:
-    """Build everything and bring it to the node that is up.
+    """Build everything and copy it to the node that is up.
 
     Raises:
         BuildError: an image cannot be built or imported.
     """
-    _make_base()
-    for name, tag in MADE.items():
+    build_all()
+    copy_to_node()
+
+
+def build_all() -> None:
+    """Build everything; no node need be up.
+
+    Raises:
+        BuildError: an image cannot be built.
+    """
+    _build_base()
+    for name, tag in TAGS.items():
         arguments = {key: NAMED[key] for key in sorted(STANDS_ON[name])}
         if name == "inference":
             arguments["ENVIRONMENT"] = "cpu"
-        with _told(tag):
+        with _timed(tag):
             build(name, tag, arguments, builder(*STORAGE))
-    for tag, made in ((f"{VLLM}:{NEXT}", _make_vllm), (S3, _make_s3)):
-        with _told(tag):
-            made(tag)
+    for tag, builds in ((f"{VLLM}:{NEXT}", _build_vllm), (S3, _build_s3)):
+        with _timed(tag):
+            builds(tag)
     # What earlier builds have left, unless somebody builds beside us.
     subprocess.run([*BUILDAH, "rmi", "--prune"], capture_output=True, check=False)
-    with _told("all on the node"):
-        _bring([*(f"{repository}:{TAG}" for repository in OURS), f"{VLLM}:{NEXT}", S3])
-        for repository in OURS:
-            run(*CTR, "images", "tag", "--force", f"{repository}:{TAG}", f"{repository}:{NEXT}")
 
 
-class _told:
+class _timed:
     """Say how long something took."""
 
     def __init__(self, what: str) -> None:
@@ -85,8 +92,20 @@ class _told:
         print(f"{self._what:<28} {time.monotonic() - self._started:6.0f} s", flush=True)
 
 
-def _bring(tags: Sequence[str]) -> None:
-    """Have the node's containerd know these images. Layers that they share go there once, in memory if there is room.
+def copy_to_node() -> None:
+    """Have the node's containerd know the images that were built.
+
+    Raises:
+        BuildError: the import failed.
+    """
+    with _timed("all on the node"):
+        _import([*(f"{repository}:{TAG}" for repository in OURS), f"{VLLM}:{NEXT}", S3])
+        for repository in OURS:
+            run(*CTR, "images", "tag", "--force", f"{repository}:{TAG}", f"{repository}:{NEXT}")
+
+
+def _import(tags: Sequence[str]) -> None:
+    """Import images into containerd. Layers that they share go there once, in memory if there is room.
 
     Raises:
         BuildError: the import failed.
@@ -148,10 +167,10 @@ def size(tag: str) -> int:
         return archive.stat().st_size
 
 
-def _make_base() -> None:
+def _build_base() -> None:
     if subprocess.run([*BUILDAH, "inspect", BASE], capture_output=True, check=False).returncode == 0:
         return
-    with _told(BASE), tempfile.TemporaryDirectory(prefix="psr-base-") as folder:
+    with _timed(BASE), tempfile.TemporaryDirectory(prefix="psr-base-") as folder:
         tool = shutil.which("mmdebstrap") or "mmdebstrap"
         archive = str(Path(folder) / "base.tar")
         run(tool, "--quiet", "--variant=apt", f"--include={','.join(PACKAGES)}", "bookworm", archive)
@@ -159,23 +178,23 @@ def _make_base() -> None:
         run(*BUILDAH, "bud", "--isolation=chroot", "-t", BASE, folder)
 
 
-def _make_vllm(tag: str) -> None:
+def _build_vllm(tag: str) -> None:
     packages = "/opt/psr/lib/python3*/site-packages"
     text = f"""FROM {INFERENCE}:{TAG}
 USER 0:0
 RUN rm -rf {packages}/psr_runtime {packages}/psr_operator {packages}/psr-*.dist-info {packages}/boto*
 USER 65532:65532
 """
-    _make(tag, text)
+    _build_text(tag, text)
 
 
-def _make_s3(tag: str) -> None:
+def _build_s3(tag: str) -> None:
     """SeaweedFS, as its package for Python brings it."""
     text = f'FROM {BASE}\nCOPY weed /usr/local/bin/weed\nUSER 65532:65532\nENTRYPOINT ["weed"]\n'
-    _make(tag, text, program())
+    _build_text(tag, text, program())
 
 
-def _make(tag: str, text: str, *files: Path) -> None:
+def _build_text(tag: str, text: str, *files: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="psr-image-") as folder:
         for file in files:
             shutil.copy(file, folder)

@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 
 from harness.control_plane.plane import APIError, ControlPlane
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 RULES = ROOT / "charts" / "psr" / "files"
 HOME = "psr-system"
 START_SECONDS = 60.0
@@ -120,7 +120,8 @@ def grant(plane: ControlPlane, namespaces: Sequence[str] = (), rules: Sequence[A
 
 def read_rules(name: str) -> list[Any]:
     """Rules that the chart ships, as plain values."""
-    return json.loads(json.dumps(YAML(typ="safe").load((RULES / name).read_text())))
+    rules: list[Any] = json.loads(json.dumps(YAML(typ="safe").load((RULES / name).read_text())))
+    return rules
 
 
 @contextlib.contextmanager
