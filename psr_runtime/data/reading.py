@@ -35,11 +35,11 @@ def parse_records(text: str, source: str, kind: type[R], *, empty: bool = False)
     Args:
         empty: whether text without any record is fine.
     """
-    found = empty
+    any_record = empty
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
-        found = True
+        any_record = True
         try:
             yield kind.model_validate_json(line)
         except ValidationError as error:
@@ -48,7 +48,7 @@ def parse_records(text: str, source: str, kind: type[R], *, empty: bool = False)
             raise DataError(f"{source}, line {number}: {where}: {fault['msg']}") from error
         except UnicodeError as error:
             raise DataError(f"{source}, line {number}: not UTF-8") from error
-    if not found:
+    if not any_record:
         raise DataError(f"{source}: the file is empty; expected one {kind.__name__} a line")
 
 

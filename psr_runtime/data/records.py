@@ -25,20 +25,20 @@ class Record(BaseModel):
         return json.dumps(self.model_dump(mode="json", exclude_none=True), ensure_ascii=False) + "\n"
 
 
-class GivenRecord(BaseModel):
+class UserRecord(BaseModel):
     """Base of the records that users bring: fields that PSR does not know are dropped."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, coerce_numbers_to_str=True)
 
 
-class SearchProblem(GivenRecord):
+class SearchProblem(UserRecord):
     """A problem as the search sees it. It has no field for an answer, so none can be read after M1."""
 
     id: str = ""
     problem: str = Field(min_length=1, validation_alias=AliasChoices("problem", "question"))
 
 
-class GradedProblem(GivenRecord):
+class GradedProblem(UserRecord):
     """A problem with its gold answer, for evaluation. GSM8K's `… #### n` is read as `n`."""
 
     id: str = ""
@@ -55,7 +55,7 @@ class GradedProblem(GivenRecord):
         return value
 
 
-class IFTRecord(GivenRecord):
+class IFTRecord(UserRecord):
     """A solution in steps, to learn solving from. Paper §3.2: `steps` hold their `Step n: ` headers."""
 
     problem: str = Field(min_length=1, validation_alias=AliasChoices("problem", "question"))
@@ -69,7 +69,7 @@ class IFTRecord(GivenRecord):
         return self
 
 
-class EFTRecord(GivenRecord):
+class EFTRecord(UserRecord):
     """A judgement of two candidate steps, to learn judging from. Paper §4."""
 
     problem: str = Field(min_length=1, validation_alias=AliasChoices("problem", "question"))

@@ -63,10 +63,10 @@ def boxed(text: str) -> str | None:
 
 def verdict(text: str) -> Literal["A", "B"] | None:
     """The last `[[A]]` or `[[B]]` of a judgement, or None. Paper Figure 5."""
-    found = VERDICT.findall(text)
-    if not found:
+    verdicts = VERDICT.findall(text)
+    if not verdicts:
         return None
-    return "A" if found[-1] == "A" else "B"
+    return "A" if verdicts[-1] == "A" else "B"
 
 
 def split_steps(text: str) -> list[str]:

@@ -99,7 +99,7 @@ def bar_chart(
 def _figure(
     title: str, labels: Sequence[str], series: Sequence[Series], parts: list[str], write: Callable[[float], str]
 ) -> str:
-    told = "; ".join(
+    summary = "; ".join(
         f"{one.name}: "
         + ", ".join(
             f"{label} {write(value)}" for label, value in zip(labels, one.values, strict=True) if value is not None
@@ -115,7 +115,7 @@ def _figure(
         legend = f'<ul class="legend">{legend}</ul>'
     return (
         f"<figure><figcaption>{escape(title)}</figcaption>{legend}"
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img"><title>{escape(title)}</title><desc>{escape(told)}</desc>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img"><title>{escape(title)}</title><desc>{escape(summary)}</desc>'
         f"{''.join(parts)}</svg></figure>"
     )
 

@@ -82,13 +82,13 @@ def _evaluation_rows(models: Sequence[Mapping[str, Any]]) -> list[Row]:
         [
             name,
             model["model"],
-            _accuracy(found),
-            _points(found),
-            *(_text(found.get(key)) for key in ("correct", "problems", "mean_steps", "mean_step_tokens", "truncated")),
+            _accuracy(entry),
+            _points(entry),
+            *(_text(entry.get(key)) for key in ("correct", "problems", "mean_steps", "mean_step_tokens", "truncated")),
         ]
         for name in _names(models)
         for model in models
-        if (found := model["evaluations"].get(name)) is not None
+        if (entry := model["evaluations"].get(name)) is not None
     ]
 
 
@@ -232,24 +232,24 @@ def _ancestor(artefact: Artefact) -> dict[str, Any]:
 
 def _base(artefacts: Sequence[Artefact]) -> dict[str, str] | None:
     """M0: the model that the first checkpoint was made from."""
-    made = bool(artefacts) and artefacts[0].manifest.stage in ("sft", "step-dpo")
-    entry = artefacts[0].manifest.inputs.get("model.uri") if made else None
+    trained = bool(artefacts) and artefacts[0].manifest.stage in ("sft", "step-dpo")
+    entry = artefacts[0].manifest.inputs.get("model.uri") if trained else None
     return {"uri": entry.uri, "digest": entry.digest} if entry else None
 
 
 # --- texts -------------------------------------------------------------------------------------------------
 
 
-def _accuracy(found: Mapping[str, Any]) -> str:
-    if found.get("accuracy") is None:
+def _accuracy(entry: Mapping[str, Any]) -> str:
+    if entry.get("accuracy") is None:
         return "–"
-    return f"{100 * found['accuracy']:.1f} % ± {100 * found['standard_error']:.1f}"
+    return f"{100 * entry['accuracy']:.1f} % ± {100 * entry['standard_error']:.1f}"
 
 
-def _points(found: Mapping[str, Any]) -> str:
-    if found.get("difference_to_first") is None:
+def _points(entry: Mapping[str, Any]) -> str:
+    if entry.get("difference_to_first") is None:
         return "–"
-    return f"{100 * found['difference_to_first']:+.1f} ± {100 * found['difference_standard_error']:.1f}"
+    return f"{100 * entry['difference_to_first']:+.1f} ± {100 * entry['difference_standard_error']:.1f}"
 
 
 def _share(value: float | None) -> str:

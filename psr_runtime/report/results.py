@@ -72,7 +72,7 @@ def collect(config: ReportStage, storage: Storage) -> Material:
     models: list[dict[str, Any]] = []
     first: dict[str, dict[str, bool]] = {}
     for model in config.models:
-        checkpoint = _checkpoint(storage, model.checkpoint, given=not models)
+        checkpoint = _checkpoint(storage, model.checkpoint, first=not models)
         if checkpoint is not None:
             artefacts.append(Artefact(model.name, model.checkpoint, checkpoint))
         evaluations = {}
@@ -84,20 +84,20 @@ def collect(config: ReportStage, storage: Storage) -> Material:
                 manifest, answers, first.get(evaluation.name) if models else None
             )
             first.setdefault(evaluation.name, answers)
-        pair_set = found = None
+        pair_set = counted = None
         if model.pairs is not None:
             pair_set = require_manifest(storage, model.pairs, ("merge", "search"))
             artefacts.append(Artefact(f"pairs of {model.name}", model.pairs, pair_set))
-            found = summarise(_trees(storage, model.pairs), oracle, SAMPLES)
-            samples[model.name] = found.samples
+            counted = summarise(_trees(storage, model.pairs), oracle, SAMPLES)
+            samples[model.name] = counted.samples
         models.append(
             {
                 "model": model.name,
                 **_head(evaluations),
                 "pairs": pair_set.result["pairs"] if pair_set else None,
                 "tokens": _tokens(evaluations, pair_set, checkpoint),
-                "judge": _judge(pair_set, found, told=oracle is not None) if pair_set and found else None,
-                "search": _search(pair_set, found) if pair_set and found else None,
+                "judge": _judge(pair_set, counted, with_oracle=oracle is not None) if pair_set and counted else None,
+                "search": _search(pair_set, counted) if pair_set and counted else None,
                 "training": checkpoint.result if checkpoint is not None else {},
                 "evaluations": evaluations,
                 "seconds": _seconds(storage, model, checkpoint, pair_set),
@@ -126,9 +126,9 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _checkpoint(storage: Storage, uri: str, *, given: bool) -> Manifest | None:
+def _checkpoint(storage: Storage, uri: str, *, first: bool) -> Manifest | None:
     """Manifest of a model's checkpoint; None for the first model where it was made elsewhere."""
-    if given and read_manifest(storage, uri) is None:
+    if first and read_manifest(storage, uri) is None:
         return None
     return require_manifest(storage, uri, ("sft", "step-dpo"))
 
@@ -183,18 +183,18 @@ def _tokens(
     return {name: count for name, count in tokens.items() if count is not None}
 
 
-def _judge(pair_set: Manifest, counted: Round, *, told: bool) -> dict[str, Any]:
-    """The round's judge; `told`: an oracle told right steps from wrong ones."""
-    found = pair_set.result
-    verdicts = found.get("verdicts", 0)
+def _judge(pair_set: Manifest, counted: Round, *, with_oracle: bool) -> dict[str, Any]:
+    """The round's judge; `with_oracle`: an oracle has said which steps are right."""
+    result = pair_set.result
+    verdicts = result.get("verdicts", 0)
     judge = {
         "verdicts": verdicts,
-        "share_a": found.get("share_a"),
-        "no_verdict": found.get("no_verdict", 0),
-        "no_verdict_share": _share(found.get("no_verdict", 0), verdicts),
-        "order_agreement": found.get("agreement"),
+        "share_a": result.get("share_a"),
+        "no_verdict": result.get("no_verdict", 0),
+        "no_verdict_share": _share(result.get("no_verdict", 0), verdicts),
+        "order_agreement": result.get("agreement"),
     }
-    if told:
+    if with_oracle:
         judge |= {
             "accuracy_on_own_candidates": _share(counted.calls_right, counted.calls),
             "calls_with_one_right_step": counted.calls,
@@ -223,9 +223,9 @@ def _seconds(
     }
     seconds = {}
     for stage, uris in places.items():
-        found = [time for uri in uris if (time := _timing(storage, uri)) is not None]
-        if found:
-            seconds[stage] = round(sum(found), 3)
+        times = [time for uri in uris if (time := _timing(storage, uri)) is not None]
+        if times:
+            seconds[stage] = round(sum(times), 3)
     return seconds
 
 

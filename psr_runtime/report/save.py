@@ -37,5 +37,5 @@ def save_report(storage: Storage, uri: str, folder: Path, controls: Mapping[str,
 
 def _results(storage: Storage, uri: str) -> dict[str, Any]:
     require_manifest(storage, uri, ("report",))
-    found: dict[str, Any] = json.loads(read_file(storage, uri, "results.json"))
-    return found
+    results: dict[str, Any] = json.loads(read_file(storage, uri, "results.json"))
+    return results

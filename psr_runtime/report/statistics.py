@@ -80,9 +80,9 @@ def summarise(trees: Iterable[Tree], oracle: StepOracle | None, samples: int) ->
                 asked = judged(level, oracle)
                 calls += len(asked)
                 calls_right += sum(asked)
-                told = [oracle(item.text) for item in level.candidates if item.fault is None]
-                steps += len(told) - told.count(None)
-                steps_right += told.count(True)
+                answers = [oracle(item.text) for item in level.candidates if item.fault is None]
+                steps += len(answers) - answers.count(None)
+                steps_right += answers.count(True)
         decisions = {level.decision for level in tree.levels}
         kinds = [first]
         if "Keep" in decisions:

@@ -12,7 +12,7 @@ def statistics(trees: Sequence[Tree], pairs: Sequence[Pair]) -> PairSetResult:
     """Counts of a pair set for result and report; nothing in them varies between equal runs."""
     levels = [level for tree in trees for level in tree.levels]
     verdicts = [verdict for level in levels for verdict in level.verdicts]
-    given = [verdict for verdict in verdicts if verdict.choice is not None]
+    usable = [verdict for verdict in verdicts if verdict.choice is not None]
     candidates = [candidate for level in levels for candidate in level.candidates]
     agreeing = [agrees for level in levels for agrees in order_agreement(level)]
     outcomes = [tree.outcome for tree in trees]
@@ -24,8 +24,8 @@ def statistics(trees: Sequence[Tree], pairs: Sequence[Pair]) -> PairSetResult:
         malformed=sum(item.fault == "Malformed" for item in candidates),
         truncated=sum(item.fault in ("Truncated", "ContextFull") for item in candidates),
         verdicts=len(verdicts),
-        no_verdict=len(verdicts) - len(given),
-        share_a=round(sum(item.choice == "A" for item in given) / len(given), 4) if given else None,
+        no_verdict=len(verdicts) - len(usable),
+        share_a=round(sum(item.choice == "A" for item in usable) / len(usable), 4) if usable else None,
         agreement=round(sum(agreeing) / len(agreeing), 4) if agreeing else None,
         unanimous=sum(level.decision == "Accept" for level in levels),
         rollbacks=sum(level.decision == "RollBack" for level in levels),

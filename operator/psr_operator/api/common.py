@@ -76,8 +76,8 @@ class Status(Schema):
 
     def holds(self, kind: str) -> bool:
         """Whether the condition of a type is True."""
-        found = self.condition(kind)
-        return found is not None and found.status == "True"
+        condition = self.condition(kind)
+        return condition is not None and condition.status == "True"
 
 
 class Resource(Schema):

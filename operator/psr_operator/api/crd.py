@@ -98,14 +98,14 @@ def rendered() -> dict[str, str]:
     writer.width = 120
     writer.indent(mapping=2, sequence=4, offset=2)
     writer.representer.ignore_aliases = lambda *_: True
-    found = {}
+    files = {}
     for kind in KINDS:
         definition = crd(kind)
         text = io.StringIO(COMMENT)
         text.seek(0, io.SEEK_END)
         writer.dump(definition, text)
-        found[f"{GROUP}_{definition['spec']['names']['plural']}.yaml"] = text.getvalue()
-    return found
+        files[f"{GROUP}_{definition['spec']['names']['plural']}.yaml"] = text.getvalue()
+    return files
 
 
 def crd(kind: str) -> dict[str, Any]:
@@ -337,14 +337,14 @@ def _immutable(name: str, path: str, schema: JSONSchema, *, present: bool) -> li
 
 
 def _twins(model: type[BaseModel]) -> list[JSONSchema]:
-    found = []
+    rules = []
     for name in model.__pydantic_decorators__.model_validators:
         where = next(base for base in model.__mro__ if name in vars(base))
         twin = TWINS.get(f"{where.__name__}.{name}")
         if twin is None:
             raise TypeError(f"{where.__name__}.{name}: this validator has no rule in {__name__}.TWINS")
-        found.append(_rule(*twin))
-    return found
+        rules.append(_rule(*twin))
+    return rules
 
 
 def _rule(rule: str, message: str) -> JSONSchema:

@@ -28,14 +28,14 @@ def explain(path: str) -> str:
         raise ManifestError(f"{kind}: no such kind; there are {', '.join(sorted(KINDS))}")
     model: type[BaseModel] = KINDS[kind]
     for index, name in enumerate(fields):
-        found = _fields(model)
-        if name not in found:
+        known = _fields(model)
+        if name not in known:
             raise ManifestError(
-                f"{'.'.join([kind, *fields[: index + 1]])}: no such field; there are {', '.join(found)}"
+                f"{'.'.join([kind, *fields[: index + 1]])}: no such field; there are {', '.join(known)}"
             )
-        inner = model_of(found[name].annotation)
+        inner = model_of(known[name].annotation)
         if inner is None:
-            return _line(name, found[name])
+            return _line(name, known[name])
         model = inner
     lines = [f"{path}: {' '.join((model.__doc__ or '').split())}", ""]
     return "\n".join(lines + [_line(name, field) for name, field in _fields(model).items()])
@@ -67,9 +67,9 @@ def model_of(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for part in typing.get_args(annotation):
-        found = model_of(part)
-        if found is not None:
-            return found
+        model = model_of(part)
+        if model is not None:
+            return model
     return None
 
 

@@ -35,10 +35,10 @@ FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
 def reader() -> YAML:
     """A reader of manifests: commented maps and sequences that know their lines, and plain Python scalars."""
-    found = YAML(typ="rt", pure=True)
-    found.Resolver = _Resolver
-    found.Constructor = _Constructor
-    return found
+    yaml = YAML(typ="rt", pure=True)
+    yaml.Resolver = _Resolver
+    yaml.Constructor = _Constructor
+    return yaml
 
 
 def scalar(text: str) -> bool | int | float | str | None:

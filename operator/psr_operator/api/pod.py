@@ -122,8 +122,8 @@ class PodVolume(Schema):
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
-        given = [self.empty_dir, self.persistent_volume_claim, self.config_map, self.secret]
-        if sum(item is not None for item in given) != 1:
+        types = [self.empty_dir, self.persistent_volume_claim, self.config_map, self.secret]
+        if sum(item is not None for item in types) != 1:
             raise ValueError("give exactly one of emptyDir, persistentVolumeClaim, configMap and secret")
         return self
 

@@ -48,18 +48,18 @@ def to_stored(resource: Resource) -> dict[str, Any]:
 
     An owner reference says that the parent is the controller of the object.
     """
-    given = resource.to_json()
-    metadata = {key: given["metadata"][key] for key in ("name", "namespace")}
-    metadata |= {key: given["metadata"][key] for key in ("labels", "annotations") if given["metadata"][key]}
+    document = resource.to_json()
+    metadata = {key: document["metadata"][key] for key in ("name", "namespace")}
+    metadata |= {key: document["metadata"][key] for key in ("labels", "annotations") if document["metadata"][key]}
     owners = [
         {"apiVersion": f"{GROUP}/{VERSION}", **reference, "controller": True}
-        for reference in given["metadata"]["ownerReferences"]
+        for reference in document["metadata"]["ownerReferences"]
     ]
     if owners:
         metadata["ownerReferences"] = owners
     return {
-        "apiVersion": given["apiVersion"],
-        "kind": given["kind"],
+        "apiVersion": document["apiVersion"],
+        "kind": document["kind"],
         "metadata": metadata,
-        "spec": given["spec"],
+        "spec": document["spec"],
     }
