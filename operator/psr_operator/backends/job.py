@@ -66,8 +66,8 @@ class JobBackend:
         if owner is None or LABEL_WORKLOAD not in own:
             return None
         conditions = (raw.get("status") or {}).get("conditions") or ()
-        standing = {item["type"]: item for item in conditions if item.get("status") == "True"}
-        condition = next((name for name in ("Complete", "Failed") if name in standing), "")
+        true = {item["type"]: item for item in conditions if item.get("status") == "True"}
+        condition = next((name for name in ("Complete", "Failed") if name in true), "")
         return JobFacts(
             backend=self,
             kind=JOB,
@@ -81,8 +81,8 @@ class JobBackend:
             ended=bool(condition),
             deleting="deletionTimestamp" in meta,
             condition=condition,
-            reason=intern(str(standing[condition].get("reason", ""))) if condition else "",
-            message=str(standing[condition].get("message", "")) if condition == "Failed" else "",
+            reason=intern(str(true[condition].get("reason", ""))) if condition else "",
+            message=str(true[condition].get("message", "")) if condition == "Failed" else "",
             held=bool(raw["spec"].get("suspend")),
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -47,6 +47,7 @@ class Lease:
         identity: of this replica. A process that comes again under the same name (a restarted container) takes its own
             lease up at once.
         clock: monotonic seconds.
+        sleep: waits for seconds of that clock.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Lease:
         identity: str,
         times: Times,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._client = client
         self._collection = collection_of("Lease", namespace)
@@ -65,6 +67,7 @@ class Lease:
         self.identity = identity
         self._times = times
         self._clock = clock
+        self._sleep = sleep
         self._valid_until = float("-inf")
         self._seen: tuple[str, float] | None = None
 
@@ -85,7 +88,7 @@ class Lease:
     async def acquire(self) -> None:
         """Wait until the lease is ours."""
         while not await self._try():
-            await asyncio.sleep(min(self._times.period, 2.0))
+            await self._sleep(min(self._times.period, 2.0))
 
     async def keep(self) -> None:
         """Renew until the lease is lost.
@@ -94,7 +97,7 @@ class Lease:
             LeaseLost: somebody else holds it, or it could not be renewed in time.
         """
         while True:
-            await asyncio.sleep(self._times.period)
+            await self._sleep(self._times.period)
             if not await self._try():
                 self.require()  # a passing error: try on while there is time
 

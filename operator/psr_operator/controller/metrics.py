@@ -20,22 +20,22 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.reconcile = Histogram(
-            "psr_reconcile_seconds", "Seconds of one look at an object", registry=self.registry, buckets=SECONDS
+            "psr_reconcile_seconds", "Seconds of one reconciliation of an object", registry=self.registry, buckets=SECONDS
         )
         self.child_delay = Histogram(
             "psr_child_delay_seconds",
-            "Seconds from the event that made an object due to the child made for it",
+            "Seconds from an event to the child that was created because of it",
             registry=self.registry,
             buckets=SECONDS,
         )
         self.failures = Counter(
-            "psr_reconcile_failures", "Looks that ended in an error and come again", ["kind"], registry=self.registry
+            "psr_reconcile_failures", "Reconciliations that ended in an error and come again", ["kind"], registry=self.registry
         )
         self.writes = Counter("psr_api_writes", "Requests that write, by verb", ["verb"], registry=self.registry)
-        self.queue = Gauge("psr_queue_length", "Objects that are due now or later", registry=self.registry)
+        self.queue = Gauge("psr_queue_length", "Objects that wait to be reconciled, now or later", registry=self.registry)
         self.leader = Gauge("psr_leader", "1 while this replica leads", registry=self.registry)
         self.objects = Gauge("psr_objects", "Objects known, by kind", ["kind"], registry=self.registry)
-        self.vanished = Counter("psr_vanished_objects", "Objects whose end no watch has told", registry=self.registry)
+        self.vanished = Counter("psr_vanished_objects", "Objects whose end no watch has reported", registry=self.registry)
 
 
 @contextlib.asynccontextmanager
@@ -46,7 +46,7 @@ async def serve(
 
     Args:
         port: 0 for any free one.
-        ready, alive: what `/readyz` and `/healthz` tell.
+        ready, alive: what `/readyz` and `/healthz` say.
 
     Yields:
         The port.

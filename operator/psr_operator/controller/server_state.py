@@ -31,15 +31,15 @@ def server_state(
         url: by which clients reach it.
         model, digest: that are wanted.
     """
-    standing = [pod for pod in pods if pod.server and not pod.finished]
+    remaining = [pod for pod in pods if pod.server and not pod.finished]
     if deployment is None or deployment.deleting:
-        if not standing and deployment is None:
+        if not remaining and deployment is None:
             return None
         return ServerState(name, message="ending", gone=False)
     if deployment.replicas == 0:
-        gone = not standing and deployment.settled and deployment.pods == 0
+        gone = not remaining and deployment.settled and deployment.pods == 0
         return ServerState(name, message="released" if gone else "ending", image=deployment.image, gone=gone)
-    live = [pod for pod in standing if not pod.deleting]
+    live = [pod for pod in remaining if not pod.deleting]
     failure = _failure(live, reports, digest)
     if failure is not None:
         message, reason = failure
@@ -50,7 +50,7 @@ def server_state(
         if (report := reports.get(pod.uid)) is not None and report.phase == ServerPhase.READY
     }
     serving = [pod for pod in live if _serves(pod, reports.get(pod.uid), digest)]
-    if len(serving) == len(standing) == deployment.replicas and len(served) == 1:
+    if len(serving) == len(remaining) == deployment.replicas and len(served) == 1:
         return ServerState(name, (url,), ready=model, digest=served.pop(), message="serving", image=deployment.image)
     return ServerState(name, message=_message(deployment, live, reports), image=deployment.image)
 

@@ -18,14 +18,14 @@ WHOLE = frozenset({"affinity"})
 """Maps that are replaced as a whole: parts of two affinities are neither of them."""
 
 
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """A new map: `base` with `over` merged in. Neither is changed; lists keep the order of `base`, then of `over`.
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A new map: `base` with `changes` merged in. Neither is changed; lists keep the order of `base`, then of `changes`.
 
     An item of a named list takes the place of the one with its name and is not merged into it: a variable has a value
     or a source, never half of each.
     """
     merged = dict(base)
-    for key, value in over.items():
+    for key, value in changes.items():
         before = merged.get(key)
         if isinstance(value, Mapping) and isinstance(before, Mapping) and key not in WHOLE:
             merged[key] = merge(before, value)
