@@ -20,7 +20,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.reconcile = Histogram(
-            "psr_reconcile_seconds", "Seconds of one reconciliation of an object", registry=self.registry, buckets=SECONDS
+            "psr_reconcile_seconds", "Seconds of one reconciliation", registry=self.registry, buckets=SECONDS
         )
         self.child_delay = Histogram(
             "psr_child_delay_seconds",
@@ -29,13 +29,13 @@ class Metrics:
             buckets=SECONDS,
         )
         self.failures = Counter(
-            "psr_reconcile_failures", "Reconciliations that ended in an error and come again", ["kind"], registry=self.registry
+            "psr_reconcile_failures", "Reconciliations that failed and are repeated", ["kind"], registry=self.registry
         )
         self.writes = Counter("psr_api_writes", "Requests that write, by verb", ["verb"], registry=self.registry)
-        self.queue = Gauge("psr_queue_length", "Objects that wait to be reconciled, now or later", registry=self.registry)
+        self.queue = Gauge("psr_queue_length", "Objects that wait to be reconciled", registry=self.registry)
         self.leader = Gauge("psr_leader", "1 while this replica leads", registry=self.registry)
         self.objects = Gauge("psr_objects", "Objects known, by kind", ["kind"], registry=self.registry)
-        self.vanished = Counter("psr_vanished_objects", "Objects whose end no watch has reported", registry=self.registry)
+        self.vanished = Counter("psr_vanished_objects", "Objects that went without an event", registry=self.registry)
 
 
 @contextlib.asynccontextmanager

@@ -19,7 +19,7 @@ WHOLE = frozenset({"affinity"})
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A new map: `base` with `changes` merged in. Neither is changed; lists keep the order of `base`, then of `changes`.
+    """A new map: `base` with `changes` merged in. Neither is changed; lists keep the order of `base` first.
 
     An item of a named list takes the place of the one with its name and is not merged into it: a variable has a value
     or a source, never half of each.
