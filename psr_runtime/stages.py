@@ -97,7 +97,7 @@ SFT = register(
         config.SFTStage,
         results.SFTResult,
         Makes.CHECKPOINT,
-        "psr_runtime.training.sft:run",
+        "psr_runtime.training.stage:sft",
         shape=Shape.RANKED,
         working=("resume",),
     )
@@ -131,7 +131,7 @@ STEP_DPO = register(
         config.StepDPOStage,
         results.StepDPOResult,
         Makes.CHECKPOINT,
-        "psr_runtime.training.step_dpo:run",
+        "psr_runtime.training.stage:step_dpo",
         shape=Shape.RANKED,
         working=("resume",),
     )

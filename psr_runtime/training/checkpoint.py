@@ -84,8 +84,8 @@ def _generation_defaults(parent: Path) -> dict[str, Any]:
     """The parent's generation_config.json, or what its config.json says about special tokens."""
     place = parent / "generation_config.json"
     if place.is_file():
-        found: dict[str, Any] = json.loads(place.read_text())
-        return found
+        defaults: dict[str, Any] = json.loads(place.read_text())
+        return defaults
     config = json.loads((parent / "config.json").read_text())
     return {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if config.get(name)}
 

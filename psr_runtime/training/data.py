@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from psr_runtime.config import SFTStage, StepDPOStage
 from psr_runtime.data.reading import read_pairs, read_records
-from psr_runtime.data.records import EFTRecord, IFTRecord
+from psr_runtime.data.records import EFTRecord, IFTRecord, Pair
 from psr_runtime.prompts.templates import Templates
 from psr_runtime.prompts.tokens import Tokenizer
 from psr_runtime.protocol.errors import DataError
@@ -37,17 +37,6 @@ class Sample:
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.response)
-
-
-@dataclass(frozen=True)
-class PairSample:
-    """A step preference pair: two responses to one prompt (paper §3.4). The prompt holds the steps kept before."""
-
-    chosen: Sample
-    rejected: Sample
-
-    def __len__(self) -> int:
-        return max(len(self.chosen), len(self.rejected))
 
 
 @dataclass(frozen=True)
@@ -107,26 +96,26 @@ def sft_samples(
     return ift, eft
 
 
-def pair_samples(storage: Storage, config: StepDPOStage, tokenizer: Tokenizer, limit: Limit) -> list[PairSample]:
-    """The pair set of a configuration, ids as sampled; a pair's prompt is `prompt_ids` and all of `path_ids`.
+def policy_pairs(storage: Storage, config: StepDPOStage, tokenizer: Tokenizer) -> list[Pair]:
+    """The pair set of a configuration.
 
     Raises:
         InputMissing: no such set.
-        DataError: a broken line, pairs made with another tokenizer, a sequence that is too long.
+        DataError: a broken line, or pairs made with another tokenizer than the policy's.
     """
-    samples = []
-    for number, pair in enumerate(read_pairs(storage, config.pairs), 1):
+    pairs = read_pairs(storage, config.pairs)
+    for number, pair in enumerate(pairs, 1):
         if pair.tokenizer_digest != tokenizer.digest:
             raise DataError(
                 f"{config.pairs}, record {number}: made with tokenizer {pair.tokenizer_digest}, the policy has "
                 f"{tokenizer.digest}; train the model that the pairs were sampled from"
             )
-        prompt = pair.prompt_ids + [token for step in pair.path_ids for token in step]
-        sample = PairSample(Sample(prompt, pair.chosen_ids), Sample(prompt, pair.rejected_ids))
-        limit.check(sample.chosen, config.pairs, number)
-        limit.check(sample.rejected, config.pairs, number)
-        samples.append(sample)
-    return samples
+    return pairs
+
+
+def prompt_of(pair: Pair) -> list[int]:
+    """What both steps of a pair follow: `prompt_ids` and all of `path_ids`."""
+    return pair.prompt_ids + [token for step in pair.path_ids for token in step]
 
 
 def solution_text(steps: Sequence[str]) -> str:

@@ -78,10 +78,10 @@ class ResumeStates:
             return False
         for name, entry in document["files"].items():
             try:
-                found = self._storage.download(join(place, name), to / name)
+                sha256 = self._storage.download(join(place, name), to / name)
             except InputMissing:
                 return False
-            if (to / name).stat().st_size != entry["size"] or found != entry["sha256"]:
+            if (to / name).stat().st_size != entry["size"] or sha256 != entry["sha256"]:
                 return False
         return True
 

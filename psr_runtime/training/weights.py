@@ -62,13 +62,13 @@ def is_tied(model: Any) -> bool:
 
 def rounded_state(model: Any, dtype: torch.dtype) -> dict[str, Tensor]:
     """The model's state in another dtype; tensors that share memory still do, so that ties are kept."""
-    made: dict[tuple[int, torch.Size], Tensor] = {}
+    rounded: dict[tuple[int, torch.Size], Tensor] = {}
     state = {}
     for name, value in model.state_dict().items():
         key = (value.data_ptr(), value.shape)
-        if key not in made:
-            made[key] = value.to(dtype) if value.is_floating_point() else value
-        state[name] = made[key]
+        if key not in rounded:
+            rounded[key] = value.to(dtype) if value.is_floating_point() else value
+        state[name] = rounded[key]
     return state
 
 

@@ -19,7 +19,7 @@ from psr_runtime.prompts.tokens import Tokenizer
 from psr_runtime.storage import Storage, file_uri
 from psr_runtime.training.data import Limit, Sample, sft_samples
 from psr_runtime.training.likelihood import response_logprobs
-from psr_runtime.training.trainer import UpdateTrainer
+from psr_runtime.training.update_trainer import UpdateTrainer
 from psr_runtime.training.updates import Updates
 from psr_runtime.training.weights import load_model
 from tests.training.tiny_models import PROMPTS, write_eft, write_ift
@@ -209,7 +209,7 @@ def test_a_training_that_diverges_names_the_update(
         calls.append(len(samples))
         return response_logprobs(model, samples, precision) * (float("inf") if len(calls) == 3 else 1)
 
-    monkeypatch.setattr("psr_runtime.training.sft.response_logprobs", overflowing)
+    monkeypatch.setattr("psr_runtime.training.objectives.sft.response_logprobs", overflowing)
     assert stage("sft", **fields, training={**CALM, "globalBatch": 4}) == 64
     assert "update 3: loss inf" in (error := capsys.readouterr().err)
     assert "lower training.learningRate" in error

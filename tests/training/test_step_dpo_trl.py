@@ -13,9 +13,10 @@ import trl
 from transformers import PreTrainedTokenizerFast
 
 from psr_runtime.config import StepDPOConfig
-from psr_runtime.training.data import PairSample, Sample
+from psr_runtime.training.data import Limit
+from psr_runtime.training.layouts.pairs import Pairs
 from psr_runtime.training.likelihood import response_logprobs, sums
-from psr_runtime.training.step_dpo import StepDPOLoss
+from psr_runtime.training.objectives.step_dpo import StepDPOLoss
 from psr_runtime.training.weights import load_model
 from tests.training.tiny_models import encode, make_pairs
 
@@ -52,14 +53,14 @@ def make_trainer(kind: Any, folder: Path, reference: Path, rows: list[dict[str, 
 
 
 def test_loss_and_gradients_equal_those_of_trl(qwen: Path, other_qwen: Path, tmp_path: Path) -> None:
-    samples = []
-    for pair in make_pairs(qwen, PAIRS):
-        prompt = [*pair.prompt_ids, *chain(*pair.path_ids)]
-        samples.append(PairSample(Sample(prompt, pair.chosen_ids), Sample(prompt, pair.rejected_ids)))
-
+    pairs = make_pairs(qwen, PAIRS)
     rows = [
-        {"prompt_ids": pair.chosen.prompt, "chosen_ids": pair.chosen.response, "rejected_ids": pair.rejected.response}
-        for pair in samples
+        {
+            "prompt_ids": [*pair.prompt_ids, *chain(*pair.path_ids)],
+            "chosen_ids": pair.chosen_ids,
+            "rejected_ids": pair.rejected_ids,
+        }
+        for pair in pairs
     ]
     trainer = make_trainer(TokenIdTrainer, qwen, other_qwen, rows, tmp_path)
     batch = next(iter(trainer.get_train_dataloader()))
@@ -67,11 +68,13 @@ def test_loss_and_gradients_equal_those_of_trl(qwen: Path, other_qwen: Path, tmp
     wanted.backward()
 
     reference = load_model(other_qwen)
+    layout = Pairs(pairs, "pairs", Limit(256, "maxLength", 29))
+    samples = layout.samples
     with torch.no_grad():
         sides = [[pair.chosen for pair in samples], [pair.rejected for pair in samples]]
         scores = torch.stack([sums(response_logprobs(reference, side, "float32"), side) for side in sides], dim=1)
     model = load_model(qwen)
-    loss = StepDPOLoss(samples, scores.tolist(), StepDPOConfig(beta=BETA, precision="float32"))
+    loss = StepDPOLoss(pairs, layout, scores.tolist(), StepDPOConfig(beta=BETA, precision="float32"))
     found = loss(model, range(PAIRS)) / PAIRS
     found.backward()
 

@@ -12,7 +12,8 @@ from psr_runtime.config import SFTStage, StepDPOStage
 from psr_runtime.prompts.tokens import Tokenizer
 from psr_runtime.protocol.errors import DataError
 from psr_runtime.storage import Storage, file_uri
-from psr_runtime.training.data import Limit, pair_samples, sft_samples, solution_text, turn_end
+from psr_runtime.training.data import Limit, policy_pairs, sft_samples, solution_text, turn_end
+from psr_runtime.training.layouts.pairs import Pairs, PairSample
 from tests.training.tiny_models import PROMPTS, encode, make_pairs, write_eft, write_ift, write_pairs
 
 LIMIT = Limit(length=256, name="training.maxLength", vocabulary=29)
@@ -56,11 +57,15 @@ def test_the_end_of_a_turn_is_what_the_template_writes_not_the_end_of_a_document
     assert turn_end(Tokenizer(qwen, plain)) == encode("<eos>")[0]
 
 
+def samples_of(config: StepDPOStage, tokenizer: Tokenizer) -> list[PairSample]:
+    return Pairs(policy_pairs(Storage(), config, tokenizer), config.pairs, LIMIT).samples
+
+
 def test_a_pair_is_trained_as_it_was_sampled(qwen: Path, tmp_path: Path) -> None:
     pairs = make_pairs(qwen, 2)
     uri = write_pairs(tmp_path / "pairs.jsonl", pairs)
     config = StepDPOStage.model_validate({"output": "file:///out", "model": {"uri": file_uri(qwen)}, "pairs": uri})
-    first, second = pair_samples(Storage(), config, Tokenizer(qwen), LIMIT)
+    first, second = samples_of(config, Tokenizer(qwen))
     assert first.chosen.prompt == first.rejected.prompt == pairs[0].prompt_ids
     assert second.chosen.prompt == pairs[1].prompt_ids + pairs[1].path_ids[0]
     assert (second.chosen.response, second.rejected.response) == (pairs[1].chosen_ids, pairs[1].rejected_ids)
@@ -112,7 +117,7 @@ def test_pairs_that_no_model_could_read_are_refused(
     uri = write_pairs(tmp_path / "pairs.jsonl", [pair])
     config = StepDPOStage.model_validate({"output": "file:///out", "model": {"uri": file_uri(qwen)}, "pairs": uri})
     with pytest.raises(DataError, match=message):
-        pair_samples(Storage(), config, Tokenizer(qwen), LIMIT)
+        samples_of(config, Tokenizer(qwen))
 
 
 def test_records_of_both_skills_come_in_the_order_of_their_files(qwen: Path, tmp_path: Path) -> None:

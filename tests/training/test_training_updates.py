@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from psr_runtime.config import OptimizerConfig
-from psr_runtime.training.trainer import learning_rate_scale
+from psr_runtime.training.update_trainer import learning_rate_scale
 from psr_runtime.training.updates import Updates
 
 
