@@ -35,7 +35,7 @@ from psr_runtime.config import StageConfig, input_uris, stage_digest
 from psr_runtime.config.results import StageResult
 from psr_runtime.progress import Progress
 from psr_runtime.protocol import CONFIG_VARIABLE, SCRATCH_VARIABLE, TERMINATION_VARIABLE, ExitCode, TerminationMessage
-from psr_runtime.protocol.errors import ConfigurationError, DataError, Interrupted, StageError, StorageInUse
+from psr_runtime.protocol.errors import ConfigurationError, DataError, Interrupted, StageError
 from psr_runtime.stages import STAGES, Stage
 from psr_runtime.storage import Storage, join
 from psr_runtime.storage.files import NO_SPACE
@@ -129,9 +129,8 @@ def run_stage(name: str, document: str, *, source: str = CONFIG_VARIABLE) -> int
 
 
 def _explain(name: str, error: StageError) -> int:
-    text = f"{error.reason}: {error}" if isinstance(error, StorageInUse) else str(error)
-    leave(TerminationMessage(error=text, reason=error.reason))
-    print(f"{name}: {text}", file=sys.stderr, flush=True)
+    leave(TerminationMessage(error=str(error), reason=error.reason))
+    print(f"{name}: {error}", file=sys.stderr, flush=True)
     return error.exit_code
 
 

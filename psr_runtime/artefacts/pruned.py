@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from psr_runtime.protocol.errors import WEIGHTS_PRUNED, InputMissing, WeightsPruned
+from psr_runtime.protocol.errors import InputMissing, WeightsPruned
 from psr_runtime.storage import Storage, join
 
 PRUNED = "pruned.json"
@@ -62,6 +62,6 @@ def missing_explained(storage: Storage, uri: str) -> Iterator[None]:
         if pruned is None:
             raise
         raise WeightsPruned(
-            f"{uri}: its {WEIGHTS_PRUNED} {pruned.retention} of run {pruned.run} ({pruned.time}); make the model again "
-            "(rerun), and let a run whose models others read have storage.retention All"
+            f"{uri}: its weights were pruned by retention {pruned.retention} of run {pruned.run} ({pruned.time}); make "
+            "the model again (rerun), and let a run whose models others read have storage.retention All"
         ) from error

@@ -11,9 +11,6 @@ from typing import ClassVar
 
 from psr_runtime.protocol import ExitCode, FailureReason
 
-WEIGHTS_PRUNED = "weights were pruned by retention"
-"""Words of the message of `WeightsPruned`."""
-
 
 class StageError(Exception):
     """Base: a stage ended in a way that its message explains.

@@ -270,7 +270,7 @@ def test_a_prefix_of_another_owner_is_refused(place: Place, run: Prune, tmp_path
     storage.write(join(uri, "nested/owner.json"), b'{"uid": "uid-2", "name": "team/other"}')
     models = [{"uri": join(uri, "nested/m1"), "digest": digest}]
     code, said = run(models)
-    assert (code, said["error"].startswith("StorageInUse: ")) == (65, True)
+    assert (code, said["reason"]) == (65, "StorageInUse")
     assert "belongs to uid uid-2" in said["error"]
     storage.write(join(uri, "owner.json"), b'{"uid": "uid-3", "name": "team/third"}')
     code, said = run(models)
