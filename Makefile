@@ -20,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help dev demo demo-control demo-seeds test pytest cluster-prepare test-cluster test-quick control-plane cluster-up \
-  cluster-down images bench-operator bench-s3 bench-scale bench-search lint format crds house-picture lock verify clean
+  cluster-down images bench-operator bench-s3 bench-scale bench-search lint format crds reasons house-picture lock verify clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -101,14 +101,18 @@ crds: $(DEV)/ready ## write crds/ anew from the models, and the rights of the op
 	$(DEV)/bin/psr crds --to charts/psr/charts/psr-crds/files
 	$(DEV)/bin/python -m psr_operator.controller.rbac charts/psr/files/rules.yaml
 
+reasons: $(DEV)/ready ## write the table of reasons in docs/operator.md anew
+	PSR_WRITE_GOLDEN=1 $(DEV)/bin/python -m pytest -q tests/docs/test_reasons.py
+
 house-picture: $(DEV)/ready ## draw docs/house.svg anew from the import contracts
 	$(DEV)/bin/python -m harness.house_picture
 
-verify: $(DEV)/ready ## regenerate the CRDs, the picture of the house and the locks and fail on a difference
+verify: $(DEV)/ready ## regenerate the CRDs, the table of reasons, the picture of the house and the locks and fail on a difference
 	$(MAKE) --no-print-directory crds
+	$(MAKE) --no-print-directory reasons
 	$(MAKE) --no-print-directory house-picture
 	$(MAKE) --no-print-directory lock
-	git diff --exit-code crds charts docs/house.svg requirements
+	git diff --exit-code crds charts docs/house.svg docs/operator.md requirements
 
 lock: $(UV) ## write the hashed locks in requirements/ anew
 	for name in operator gpu; do $(UV) pip compile -q pyproject.toml requirements/build.in --extra $$name $(LOCK) -o requirements/$$name.txt; done

@@ -42,7 +42,7 @@ class Transition:
 
     Attributes:
         eventful: whether it is worth an event: an attempt failed, or the row of the table has changed for an object
-            that no other one made. Conditions show the rest; of children that do well their parent's events tell.
+            that no other one made. Conditions show the rest; of children that do well only the parent has events.
     """
 
     kind: str

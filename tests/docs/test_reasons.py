@@ -1,6 +1,6 @@
 """The table of reasons in docs/operator.md is that of the code.
 
-`PSR_WRITE_GOLDEN=1 pytest tests/docs/test_reasons.py` writes it anew.
+`make reasons` writes it anew.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from psr_operator.reasons import TABLE, Reason, documented
 from tests.docs.pages import ROOT
 
 PAGE = ROOT / "docs" / "operator.md"
-BEGIN = "<!-- reasons: written by PSR_WRITE_GOLDEN=1 pytest tests/docs/test_reasons.py -->\n"
+BEGIN = "<!-- reasons: written by make reasons -->\n"
 END = "<!-- end of reasons -->\n"
 
 
@@ -24,7 +24,7 @@ def test_the_page_has_the_table_of_reasons() -> None:
     if os.environ.get("PSR_WRITE_GOLDEN"):
         PAGE.write_text(f"{before}{BEGIN}{documented()}\n{END}{after}")
         return
-    assert table == f"{documented()}\n", "PSR_WRITE_GOLDEN=1 writes it anew"
+    assert table == f"{documented()}\n", "make reasons writes it anew"
 
 
 @pytest.mark.parametrize("reason", Reason)

@@ -14,7 +14,7 @@ from psr_operator.api.server import PolicyServer
 from psr_operator.api.training import SFTJob, StepDPOJob
 
 KINDS: dict[str, type[Resource]] = {}
-"""Every kind by name. What is known of one besides its fields (plural, short name, stages) stands on its class."""
+"""Every kind by name. What is known of one besides its fields (plural, short name, stages) is on its class."""
 
 
 def register(kind: type[Resource]) -> type[Resource]:

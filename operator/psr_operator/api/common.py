@@ -81,7 +81,7 @@ class Status(Schema):
 
 
 class Resource(Schema):
-    """Base of all kinds. What is known of a kind besides its fields stands on its class.
+    """Base of all kinds. What is known of a kind besides its fields is on its class.
 
     Attributes:
         plural: what it is called in the paths of the API.

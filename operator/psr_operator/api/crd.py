@@ -1,6 +1,6 @@
 """CustomResourceDefinitions from the models: structural schemas, defaults, and rules (CEL) with messages that help.
 
-A method field is immutable: its rule stands on its parent, so that setting and unsetting it is seen too. Rules go down
+A method field is immutable: its rule is on its parent, so that setting and unsetting it is seen too. Rules go down
 to the leaves, so that operation fields beside a method field stay mutable. What a model checks across fields is said
 once more in CEL (`TWINS`), and a validator without its twin is an error here.
 """
@@ -192,7 +192,7 @@ def _object(model: type[BaseModel], at: str, *, fixed: bool, filled: bool = True
         at: dotted path, for messages.
         fixed: whether its method fields are immutable.
         filled: whether the apiserver fills in defaults; a status is read with the model's.
-        key: field by which a list's items are told apart: it cannot change.
+        key: field by which a list's items differ: it cannot change.
     """
     source = model.model_json_schema()
     nodes = source["properties"]

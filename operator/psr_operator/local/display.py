@@ -15,11 +15,12 @@ from rich.text import Text
 from psr_operator.api import Resource, SelfRewardRun
 from psr_operator.api.common import WorkStatus
 from psr_operator.conditions import Transition
+from psr_operator.reasons import Reason
 
 LINE_SECONDS = 15.0
 """Without a terminal, progress is printed this often."""
 
-QUIET = frozenset({"Starting", "WaitingForPods"})
+QUIET = frozenset({Reason.STARTING, Reason.WAITING_FOR_PODS})
 """Transitions that say nothing to a person."""
 
 

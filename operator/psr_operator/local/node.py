@@ -198,7 +198,7 @@ class Node:
         if serving.stopping or serving.server.model == server.model:
             return
         if server.digest is None:
-            self.release(server.name)  # nothing to tell it from the present one by: start anew
+            self.release(server.name)  # nothing distinguishes it from the present one: start anew
             return
         serving.server = server
         serving.asked = 0.0

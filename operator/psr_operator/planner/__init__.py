@@ -1,6 +1,6 @@
 """`plan(object, observed, now) → Plan`: what is wanted next. Pure: no I/O, no clock, no client.
 
-`kinds/` has one file a kind; what they share stands here: the lifecycle of work with attempts, what children inherit,
+`kinds/` has one file a kind; what they share is beside it: the lifecycle of work with attempts, what children inherit,
 who may hold GPUs, a run's models and their retention.
 """
 

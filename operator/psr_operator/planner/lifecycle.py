@@ -1,8 +1,8 @@
 """The lifecycle that everything with attempts shares: created → running → (retry) → done, or failed, or suspended.
 
 An attempt's number is written to the status before its Workload is wanted, and a new attempt is wanted only when
-nothing of the last one is left, so there is never more than one writer. A lifecycle has a name of its own, from which
-its Workloads' names are made: an object can have several.
+nothing of the last one is left, so there is never more than one writer. A lifecycle has a name of its own, and its
+Workloads are named after it: an object can have several.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Lifecycle:
 
     Attributes:
         name: base of its Workloads' names; unique among the objects and lifecycles of a namespace.
-        generation: of the spec that it is made from; another generation gives failed work another try.
+        generation: of the spec; another generation gives failed work another try.
         tasks: in order; it is done when the last one is.
         summary: message of the finished lifecycle, from the results of its tasks.
         suspend, retries, deadline, scheduling_deadline, rerun: as the spec says; deadlines in seconds.

@@ -1,7 +1,7 @@
 """The record of a lifecycle: its attempts, results, failure and clocks, taken out of a status and put back.
 
 An object whose whole work is one lifecycle has one record in its status. A run has several lifecycles there: attempts
-and results stand by task, and the failure of work beside its own (a removal of weights) stands in `unpruned`, so that
+and results are kept by task, and the failure of work beside its own (a removal of weights) in `unpruned`, so that
 it is not the run's.
 """
 

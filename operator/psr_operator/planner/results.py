@@ -1,4 +1,4 @@
-"""What the finished tasks of leaves say, by the names of the tasks in their statuses."""
+"""Results of finished tasks: raw as a status holds them, and as the types of their stages."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 from psr_runtime.config.results import EvaluateResult, PairSetResult, TrainingResult
 
 Results = Mapping[str, dict[str, Any]]
-"""What the stages of the finished tasks said, by task."""
+"""The results of the stages of the finished tasks, by task."""
 
 TRAIN, SEARCH, MERGE, EVALUATE = "train", "search", "merge", "evaluate"
 
 
 def training_result(done: Results) -> TrainingResult:
-    """What a finished training says."""
+    """The result of a finished training."""
     return TrainingResult.model_validate(done[TRAIN])
 
 
 def pair_set_result(done: Results) -> PairSetResult | None:
-    """What a generation says of its pairs; None while they are not merged."""
+    """The result of a generation; None while its shards are not merged."""
     return PairSetResult.model_validate(done[MERGE]) if MERGE in done else None
 
 
 def evaluate_result(done: Results) -> EvaluateResult:
-    """What a finished evaluation says."""
+    """The result of a finished evaluation."""
     return EvaluateResult.model_validate(done[EVALUATE])

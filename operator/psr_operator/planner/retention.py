@@ -81,7 +81,7 @@ def removal(models: RunModels, model: Model) -> Lifecycle:
 
 
 def remarks(models: RunModels, status: SelfRewardRunStatus) -> str:
-    """What people must know of weights that are there although retention lets them go; empty where there are none.
+    """What people must know of weights that are there although retention would remove them; empty where there are none.
 
     Args:
         status: that the present plan gives the run.

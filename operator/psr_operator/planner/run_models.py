@@ -1,7 +1,7 @@
-"""A run's models, as its children and its status tell: worked out once a plan, and passed on to whoever asks.
+"""A run's models, from its children and its status: worked out once a plan, and passed on to whoever asks.
 
-Of a model whose weights were pruned the run's own status tells as well: everything that reads it had ended by then, so
-its children are not made again when somebody deletes them.
+A model whose weights were pruned is known from the run's own status as well: everything that reads it had ended by
+then, so its children are not made again when somebody deletes them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Evaluation:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it has found an accuracy."""
+        """Whether its accuracy is known."""
         return self.child is not None and self.child.status.holds("Ready")
 
     @property
@@ -115,7 +115,7 @@ class Model:
 
 @dataclass(frozen=True)
 class RunModels:
-    """A run with its models and the children that tell of them.
+    """A run with its models and the children that make them.
 
     Attributes:
         models: M1 … as far as they are made.
@@ -145,7 +145,7 @@ class RunModels:
         return model.number <= len(self.run.spec.iterations)
 
     def must_exist(self, number: int) -> bool:
-        """Whether M(i) must have been made, whatever its maker says now: its weights or its parent's were pruned."""
+        """Whether M(i) must have been made, whatever its maker is now: its weights or its parent's were pruned."""
         return _must_exist(self.run.status, number)
 
 

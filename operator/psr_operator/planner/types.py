@@ -15,7 +15,7 @@ from psr_operator.api.common import Resource, Resources, StorageSpec
 from psr_operator.api.pod import PodOverrides
 from psr_operator.conditions import Transition
 from psr_runtime.config import EngineConfig, ModelSource, StageConfig, StorageAccess
-from psr_runtime.protocol import FailureReason
+from psr_runtime.protocol import ExitCode, FailureReason
 
 
 class Phase(Enum):
@@ -41,12 +41,20 @@ class ExitClass(Enum):
     @classmethod
     def of(cls, code: int) -> ExitClass:
         """The class of an exit code of the stage contract (negative: ended by that signal)."""
-        return {64: cls.CONFIGURATION, 65: cls.DATA, 66: cls.MISSING, 75: cls.TEMPORARY}.get(code, cls.FAILURE)
+        return _BY_CODE.get(code, cls.FAILURE)
 
     @property
     def final(self) -> bool:
         """Whether a repetition would end the same way."""
         return self in (ExitClass.CONFIGURATION, ExitClass.DATA, ExitClass.MISSING)
+
+
+_BY_CODE: dict[int, ExitClass] = {
+    ExitCode.CONFIGURATION_ERROR: ExitClass.CONFIGURATION,
+    ExitCode.DATA_ERROR: ExitClass.DATA,
+    ExitCode.INPUT_MISSING: ExitClass.MISSING,
+    ExitCode.TEMPORARY: ExitClass.TEMPORARY,
+}
 
 
 @dataclass(frozen=True)
@@ -210,7 +218,7 @@ class Plan:
         children: objects to exist with these specs.
         workloads: to exist; one that exists already is left alone.
         stop: names of Workloads to be stopped.
-        servers: to exist as given. An owned server that is not among them is to go.
+        servers: to exist like this. An owned server that is not among them is to go.
         transition: to be reported once the status is stored.
         again_after: seconds after which to plan again even if nothing is observed; None: no need.
     """

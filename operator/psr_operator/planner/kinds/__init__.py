@@ -1,4 +1,4 @@
-"""The table of planners: one a kind. A new kind stands in `psr_operator.api.KINDS` and here."""
+"""The table of planners: one a kind. A new kind is added to `psr_operator.api.KINDS` and here."""
 
 from __future__ import annotations
 

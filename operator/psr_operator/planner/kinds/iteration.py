@@ -21,7 +21,7 @@ from psr_runtime.stages import Makes
 
 
 def plan_iteration(iteration: SelfRewardIteration, observed: Observed, now: datetime) -> Plan:
-    """Two children one after the other, and a server where the round stands alone."""
+    """The plan of a round: two children one after the other, and a server where it belongs to no run."""
     pairs = observed.child("PreferenceGeneration", _pairs_name(iteration))
     job = observed.child("StepDPOJob", _training_name(iteration))
     assert pairs is None or isinstance(pairs, PreferenceGeneration)
@@ -133,7 +133,7 @@ def _server(
     pairs: PreferenceGeneration | None,
     job: StepDPOJob | None,
 ) -> list[Resource]:
-    """The round's own server, where it stands alone. Under a run the run applies the server."""
+    """The round's own server, where it belongs to no run. Under a run the run applies the server."""
     spec = iteration.spec
     if spec.server.inline is None:
         return []

@@ -132,7 +132,7 @@ def _own_summary(models: RunModels, progress: Progress[SelfRewardRunStatus]) -> 
 
 
 def _report(models: RunModels, newest: Model) -> Lifecycle:
-    """The lifecycle of the report: one Workload over everything that was made."""
+    """The lifecycle of the report: one Workload over all models."""
     run, spec = models.run, models.run.spec
     key = f"report-m{newest.number}"
 
