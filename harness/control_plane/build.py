@@ -54,7 +54,7 @@ CONTROL_PLANE = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", 
 NODE = ("kubelet", "kube-proxy", "coredns", "pause")
 SOURCES = {
     **{name: _kubernetes(name) for name in (*CONTROL_PLANE, "kubelet", "kube-proxy")},
-    "coredns": Source("coredns", "github.com/coredns/coredns", "github.com/coredns/coredns"),
+    "coredns": Source("coredns", ".", "github.com/coredns/coredns"),
     "helm": Source("helm", "helm.sh/helm/v4/cmd/helm", "helm.sh/helm/v4", "helm.sh/helm/v4/internal/version.version"),
     "pause": Source("pause", "."),
 }
