@@ -22,8 +22,8 @@ def helm(tmp_path_factory: pytest.TempPathFactory) -> Helm:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """An apiserver without PSR's kinds and without controllers: nothing is scheduled, nothing runs."""
     folder = tmp_path_factory.mktemp("chart-plane")
-    with start_control_plane(folder, controllers=(), scheduler=False, enforce=False) as found:
-        yield found
+    with start_control_plane(folder, controllers=(), scheduler=False, enforce=False) as plane:
+        yield plane
 
 
 @pytest.fixture(scope="session")

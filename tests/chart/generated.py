@@ -57,8 +57,8 @@ def values() -> Iterator[Value]:
     defaults = YAML(typ="safe").load(text)
     comments = _comments(text)
 
-    def walk(found: Mapping[str, Any], above: tuple[str, ...]) -> Iterator[Value]:
-        for key, default in found.items():
+    def walk(values: Mapping[str, Any], above: tuple[str, ...]) -> Iterator[Value]:
+        for key, default in values.items():
             path = (*above, key)
             if isinstance(default, dict) and default and path not in comments:
                 yield from walk(default, path)
@@ -97,8 +97,8 @@ def pod_overrides() -> dict[str, Any]:
             return {**plain(kept), "properties": {name: plain(item) for name, item in named.items()}}
         return {key: plain(item) for key, item in kept.items()}
 
-    found: dict[str, Any] = plain(schema)
-    return found
+    overrides: dict[str, Any] = plain(schema)
+    return overrides
 
 
 def written_schema(text: str) -> str:
@@ -111,7 +111,7 @@ def written_schema(text: str) -> str:
 
 def _comments(text: str) -> dict[tuple[str, ...], str]:
     """The comment above each key. One that is followed by an empty line belongs to no key."""
-    found: dict[tuple[str, ...], str] = {}
+    comments: dict[tuple[str, ...], str] = {}
     path: list[str] = []
     said: list[str] = []
     for line in text.splitlines():
@@ -121,11 +121,11 @@ def _comments(text: str) -> dict[tuple[str, ...], str]:
         elif key is not None:
             path = [*path[: len(key[1]) // 2], key[2]]
             if said:
-                found[tuple(path)] = " ".join(said)
+                comments[tuple(path)] = " ".join(said)
             said = []
         else:
             said = []
-    return found
+    return comments
 
 
 def _shown(default: Any) -> str:

@@ -62,7 +62,7 @@ class Helm:
             values: a file, or the values themselves.
             crds: the kinds too; they are large, and the same whatever the values are.
         """
-        with _given(values) as chosen:
+        with _value_arguments(values) as chosen:
             return self.run(*self._template(), *chosen, *(() if crds else ("--set", "crds.install=false")))
 
     def objects(self, values: Mapping[str, Any] | Path | None = None, *, crds: bool = False) -> list[dict[str, Any]]:
@@ -71,7 +71,7 @@ class Helm:
 
     def refused(self, values: Mapping[str, Any]) -> str:
         """What is said of values that the chart does not take."""
-        with _given(values) as chosen:
+        with _value_arguments(values) as chosen:
             return self.refusal(*self._template(), *chosen)
 
     def _template(self) -> tuple[str, ...]:
@@ -100,12 +100,12 @@ def parsed(text: str) -> list[dict[str, Any]]:
 
 def one(objects: list[dict[str, Any]], kind: str, name: str | None = None) -> dict[str, Any]:
     """The only object of a kind (and name)."""
-    (found,) = [item for item in objects if item["kind"] == kind and name in (None, item["metadata"]["name"])]
-    return found
+    (match,) = [item for item in objects if item["kind"] == kind and name in (None, item["metadata"]["name"])]
+    return match
 
 
 @contextmanager
-def _given(values: Mapping[str, Any] | Path | None) -> Iterator[list[str]]:
+def _value_arguments(values: Mapping[str, Any] | Path | None) -> Iterator[list[str]]:
     if values is None:
         yield []
     elif isinstance(values, Path):

@@ -115,8 +115,8 @@ class Cluster:
 
 def policy_types(spec: Rules) -> Iterable[str]:
     """The directions in which a policy isolates. Unset: Ingress, and Egress where it has such rules."""
-    given: Sequence[str] | None = spec.get("policyTypes")
-    return given if given else ("Ingress", *(("Egress",) if spec.get("egress") else ()))
+    named: Sequence[str] | None = spec.get("policyTypes")
+    return named if named else ("Ingress", *(("Egress",) if spec.get("egress") else ()))
 
 
 def matches(selector: Rules, labels: Mapping[str, str]) -> bool:

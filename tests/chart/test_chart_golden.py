@@ -22,10 +22,10 @@ VALUES = {
 @pytest.mark.parametrize("name", VALUES)
 def test_rendered_as_in_the_golden_file(helm: Helm, name: str) -> None:
     place = HERE / "golden" / f"{name}.yaml"
-    found = helm.template(VALUES[name])
+    rendered = helm.template(VALUES[name])
     if os.environ.get("PSR_WRITE_GOLDEN"):
-        place.write_text(found)
-    assert by_name(found) == by_name(place.read_text())
+        place.write_text(rendered)
+    assert by_name(rendered) == by_name(place.read_text())
 
 
 def test_there_is_a_golden_file_of_every_set_and_every_example_is_one() -> None:
@@ -36,6 +36,6 @@ def test_there_is_a_golden_file_of_every_set_and_every_example_is_one() -> None:
 def by_name(text: str) -> dict[tuple[str, str, str], Any]:
     """The objects of a stream, by kind, namespace and name: their order is helm's affair."""
     objects = parsed(text)
-    found = {(item["kind"], item["metadata"].get("namespace", ""), item["metadata"]["name"]): item for item in objects}
-    assert len(found) == len(objects), "two objects of a name"
-    return found
+    named = {(item["kind"], item["metadata"].get("namespace", ""), item["metadata"]["name"]): item for item in objects}
+    assert len(named) == len(objects), "two objects of a name"
+    return named

@@ -60,10 +60,10 @@ def test_the_chart_ships_the_kinds_as_they_are_generated() -> None:
 
 @pytest.mark.parametrize("keep", [True, False])
 def test_the_kinds_are_rendered_unchanged_but_for_what_keeps_them(helm: Helm, keep: bool) -> None:
-    found = kinds_in(helm.template({"crds": {"keep": keep}}, crds=True))
+    rendered_kinds = kinds_in(helm.template({"crds": {"keep": keep}}, crds=True))
     mark = f"  annotations:\n    {KEEP}: keep\n" if keep else ""
     files = (place.read_text() for place in (KINDS / "files").iterdir())
-    assert found == {text.replace("\nmetadata:\n", f"\nmetadata:\n{mark}").strip() for text in files}
+    assert rendered_kinds == {text.replace("\nmetadata:\n", f"\nmetadata:\n{mark}").strip() for text in files}
 
 
 def test_the_kinds_alone_are_the_same_as_with_the_operator(helm: Helm) -> None:
@@ -89,11 +89,11 @@ def test_the_operator_knows_every_flag_that_it_is_given(helm: Helm, name: str) -
     program, *arguments = [*container["command"], *container["args"]]
     assert program == "psr"
     options = cli.command_line().parse_args(arguments)
-    given = YAML(typ="safe").load(VALUES[name].read_text()) if VALUES[name] else {}
-    assert options.watch_namespace == given.get("watchNamespaces", [])
+    values = YAML(typ="safe").load(VALUES[name].read_text()) if VALUES[name] else {}
+    assert options.watch_namespace == values.get("watchNamespaces", [])
     assert options.port == container["ports"][0]["containerPort"]
-    assert options.bring_runtime == given.get("images", {}).get("inference", {}).get("bringRuntime", True)
-    assert (options.pod_defaults is not None) == ("podDefaults" in given)
+    assert options.bring_runtime == values.get("images", {}).get("inference", {}).get("bringRuntime", True)
+    assert (options.pod_defaults is not None) == ("podDefaults" in values)
 
 
 def test_images_by_digest_and_by_tag(helm: Helm) -> None:
@@ -122,8 +122,8 @@ def test_the_operators_pod_meets_the_restricted_level_and_other_defaults_roll_it
 def test_pod_defaults_are_what_the_operator_reads(helm: Helm, name: str) -> None:
     objects = helm.objects(VALUES[name])
     (text,) = next(item["data"].values() for item in objects if item["metadata"]["name"].endswith("-pod-defaults"))
-    given = YAML(typ="safe").load((VALUES[name] or CHART).read_text())["podDefaults"]
-    assert PodDefaults.model_validate(YAML(typ="safe").load(text)) == PodDefaults.model_validate(given)
+    wanted = YAML(typ="safe").load((VALUES[name] or CHART).read_text())["podDefaults"]
+    assert PodDefaults.model_validate(YAML(typ="safe").load(text)) == PodDefaults.model_validate(wanted)
     pod = operator_of(objects)
     (argument,) = [item for item in pod["containers"][0]["args"] if item.startswith("--pod-defaults=")]
     (mount,) = [item for item in pod["containers"][0]["volumeMounts"] if item["name"] == "pod-defaults"]
@@ -134,8 +134,8 @@ def test_pod_defaults_are_what_the_operator_reads(helm: Helm, name: str) -> None
 
 
 def rules(name: str) -> list[Any]:
-    found: list[Any] = YAML(typ="safe").load((CHART / "files" / name).read_text())
-    return found
+    listed: list[Any] = YAML(typ="safe").load((CHART / "files" / name).read_text())
+    return listed
 
 
 def test_the_rights_name_every_kind() -> None:
@@ -177,19 +177,19 @@ def test_with_namespaces_there_are_roles_in_each_and_nothing_for_the_whole_clust
 def bindings(objects: list[dict[str, Any]]) -> set[tuple[str, str | None, str, str]]:
     """Every binding: its kind, its namespace, what it binds. All bind the operator's service account."""
     account = operator_of(objects)["serviceAccountName"]
-    found = set()
+    bound = set()
     for item in objects:
         if item["kind"].endswith("Binding"):
             assert item["subjects"] == [{"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}]
             place = item["metadata"].get("namespace")
-            found.add((item["kind"], place, item["roleRef"]["kind"], item["roleRef"]["name"]))
-    return found
+            bound.add((item["kind"], place, item["roleRef"]["kind"], item["roleRef"]["name"]))
+    return bound
 
 
 def operator_of(objects: list[dict[str, Any]]) -> dict[str, Any]:
     """The operator's pod."""
-    found: dict[str, Any] = one(objects, "Deployment")["spec"]["template"]["spec"]
-    return found
+    pod: dict[str, Any] = one(objects, "Deployment")["spec"]["template"]["spec"]
+    return pod
 
 
 # --- versions and names

@@ -98,9 +98,9 @@ def test_stages_are_scraped_by_the_labels_and_the_port_that_they_have(helm: Helm
 
 
 def test_the_dashboard_is_found_by_grafana_and_comes_through_unchanged(helm: Helm) -> None:
-    found = one(helm.objects({"metrics": {"dashboard": {"enabled": True}}}), "ConfigMap")
-    assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
-    assert json.loads(found["data"]["psr.json"]) == DASHBOARD
+    config_map = one(helm.objects({"metrics": {"dashboard": {"enabled": True}}}), "ConfigMap")
+    assert config_map["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert json.loads(config_map["data"]["psr.json"]) == DASHBOARD
 
 
 @pytest.mark.parametrize(

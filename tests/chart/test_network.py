@@ -61,27 +61,27 @@ def everybody(objects: list[dict[str, Any]]) -> dict[str, Endpoint]:
     sft, dpo = kinds["sft"], kinds["step-dpo"]
     assert sft.wanted.name != dpo.wanted.name, "two Jobs"
     labels = template_of(objects)["metadata"]["labels"]
-    found: dict[str, Endpoint] = {
+    endpoints: dict[str, Endpoint] = {
         "operator": Pod("operator", NAMESPACE, "10.244.7.1", labels),
         "impostor": Pod("impostor", "apps", "10.244.9.1", labels),
     }
     for letter, subnet in (("a", 1), ("b", 2)):
         namespace = f"team-{letter}"
-        (found[f"search {letter}"],) = pods(kinds["search"], namespace, f"10.244.{subnet}.1")
-        found[f"sft {letter} 0"], found[f"sft {letter} 1"] = pods(
+        (endpoints[f"search {letter}"],) = pods(kinds["search"], namespace, f"10.244.{subnet}.1")
+        endpoints[f"sft {letter} 0"], endpoints[f"sft {letter} 1"] = pods(
             sft, namespace, f"10.244.{subnet}.2", f"10.244.{subnet}.3"
         )
-        (found[f"dpo {letter}"],) = pods(dpo, namespace, f"10.244.{subnet}.4")
-        (found[f"server {letter}"],) = pods(kinds["server"], namespace, f"10.244.{subnet}.5")
+        (endpoints[f"dpo {letter}"],) = pods(dpo, namespace, f"10.244.{subnet}.4")
+        (endpoints[f"server {letter}"],) = pods(kinds["server"], namespace, f"10.244.{subnet}.5")
     for other in (DNS, PROMETHEUS, STRANGER, FAR_STRANGER, STORAGE, APISERVER, INTERNET, NODE):
-        found[other.name] = other
-    return found
+        endpoints[other.name] = other
+    return endpoints
 
 
 def template_of(objects: list[dict[str, Any]]) -> Mapping[str, Any]:
     """The template of the operator's pods."""
-    found: Mapping[str, Any] = one(objects, "Deployment")["spec"]["template"]
-    return found
+    template: Mapping[str, Any] = one(objects, "Deployment")["spec"]["template"]
+    return template
 
 
 def connections(helm: Helm, values: Values) -> dict[tuple[str, str], set[Port]]:
@@ -90,13 +90,13 @@ def connections(helm: Helm, values: Values) -> dict[tuple[str, str], set[Port]]:
     cluster = Cluster([item for item in objects if item["kind"] == "NetworkPolicy"])
     all_of_them = everybody(objects)
     guarded = {name for name in all_of_them if what(name) in ("operator", "stage", "server")}
-    found = {}
+    ports_of = {}
     for source, here in all_of_them.items():
         for destination, there in all_of_them.items():
             if source != destination and {source, destination} & guarded:
                 ports = {port for port in ASKED[what(destination)] if cluster.allows(here, there, *port)}
-                found[(source, destination)] = ports
-    return {pair: ports for pair, ports in found.items() if ports}
+                ports_of[(source, destination)] = ports
+    return {pair: ports for pair, ports in ports_of.items() if ports}
 
 
 def what(name: str) -> str:
@@ -182,19 +182,19 @@ def test_without_policies_everybody_does(helm: Helm) -> None:
 def test_what_a_value_opens_and_closes(
     helm: Helm, more: Values, opened: dict[tuple[str, str], set[Port]], closed: set[tuple[str, str]]
 ) -> None:
-    found = connections(helm, {**VALUES, "networkPolicies": {**VALUES["networkPolicies"], **more}})
-    assert found == {pair: ports for pair, ports in {**expected(), **opened}.items() if pair not in closed}
+    opened_ports = connections(helm, {**VALUES, "networkPolicies": {**VALUES["networkPolicies"], **more}})
+    assert opened_ports == {pair: ports for pair, ports in {**expected(), **opened}.items() if pair not in closed}
 
 
 def test_a_namespace_that_is_not_named_is_left_alone(helm: Helm) -> None:
-    found = connections(helm, {**VALUES, "networkPolicies": {**VALUES["networkPolicies"], "namespaces": ["team-a"]}})
-    assert found[("internet", "server b")] == set(ASKED["server"])
-    assert ("internet", "server a") not in found
-    assert ("search b", "server a") not in found
+    ports_of = connections(helm, {**VALUES, "networkPolicies": {**VALUES["networkPolicies"], "namespaces": ["team-a"]}})
+    assert ports_of[("internet", "server b")] == set(ASKED["server"])
+    assert ("internet", "server a") not in ports_of
+    assert ("search b", "server a") not in ports_of
 
 
 def test_an_operator_of_the_whole_cluster_asks_the_pods_of_every_namespace(helm: Helm) -> None:
     values = {"networkPolicies": {**VALUES["networkPolicies"], "namespaces": ["team-a"]}}
-    found = connections(helm, values)
-    assert found[("operator", "search a")] == found[("operator", "search b")] == {(8090, "TCP")}
-    assert found[("operator", "server b")] == {(8001, "TCP")}
+    ports_of = connections(helm, values)
+    assert ports_of[("operator", "search a")] == ports_of[("operator", "search b")] == {(8090, "TCP")}
+    assert ports_of[("operator", "server b")] == {(8001, "TCP")}

@@ -78,8 +78,8 @@ def make_object(cluster: ControlPlane) -> dict[str, Any]:
     deadline = time.monotonic() + 60
     while True:
         try:
-            made: dict[str, Any] = cluster.request("POST", objects_path(), body)
-            return made
+            stored: dict[str, Any] = cluster.request("POST", objects_path(), body)
+            return stored
         except APIError as error:
             if error.code != 404 or time.monotonic() > deadline:
                 raise
@@ -126,8 +126,8 @@ def older(folder: Path) -> Path:
 
 
 def spec_of(definition: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
-    return found["properties"]  # type: ignore[no-any-return]
+    schema: dict[str, Any] = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    return schema["properties"]  # type: ignore[no-any-return]
 
 
 def test_install_says_what_to_do_next_and_makes_the_kinds(clean: Helm, cluster: ControlPlane) -> None:
@@ -139,7 +139,7 @@ def test_install_says_what_to_do_next_and_makes_the_kinds(clean: Helm, cluster: 
 
 def test_an_upgrade_changes_the_kinds_and_keeps_objects(clean: Helm, cluster: ControlPlane, tmp_path: Path) -> None:
     install(clean, older(tmp_path))
-    made = make_object(cluster)
+    kept = make_object(cluster)
     before = cluster.request("GET", f"{DEFINITIONS}/{SERVERS}")
     assert "idle" not in spec_of(before)
     assert before["metadata"]["labels"][OLD_LABEL] == "older"
@@ -149,28 +149,28 @@ def test_an_upgrade_changes_the_kinds_and_keeps_objects(clean: Helm, cluster: Co
     assert "idle" in spec_of(after)
     assert OLD_LABEL not in after["metadata"].get("labels", {})
     assert after["metadata"]["uid"] == before["metadata"]["uid"], "changed, not made anew"
-    assert cluster.request("GET", f"{objects_path()}/kept")["metadata"]["uid"] == made["metadata"]["uid"]
+    assert cluster.request("GET", f"{objects_path()}/kept")["metadata"]["uid"] == kept["metadata"]["uid"]
 
 
 def test_uninstall_keeps_kinds_and_objects_and_another_install_takes_them_up(
     clean: Helm, cluster: ControlPlane
 ) -> None:
     install(clean)
-    made = make_object(cluster)
+    kept = make_object(cluster)
     uninstall(clean)
     assert not exists(cluster, deployment())
     assert not exists(cluster, f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/psr-operator")
-    assert cluster.request("GET", f"{objects_path()}/kept")["metadata"]["uid"] == made["metadata"]["uid"]
+    assert cluster.request("GET", f"{objects_path()}/kept")["metadata"]["uid"] == kept["metadata"]["uid"]
     install(clean)
     assert exists(cluster, deployment())
-    assert cluster.request("GET", f"{objects_path()}/kept")["metadata"]["uid"] == made["metadata"]["uid"]
+    assert cluster.request("GET", f"{objects_path()}/kept")["metadata"]["uid"] == kept["metadata"]["uid"]
 
 
 def test_a_release_that_leaves_the_kinds_to_others_keeps_them(clean: Helm, cluster: ControlPlane) -> None:
     install(clean)
-    made = make_object(cluster)
+    kept = make_object(cluster)
     install(clean, CHART, "--set", "crds.install=false", verb="upgrade")
-    assert cluster.request("GET", f"{objects_path()}/kept")["metadata"]["uid"] == made["metadata"]["uid"]
+    assert cluster.request("GET", f"{objects_path()}/kept")["metadata"]["uid"] == kept["metadata"]["uid"]
 
 
 def test_without_keep_the_kinds_go_with_the_release(clean: Helm, cluster: ControlPlane) -> None:
@@ -185,11 +185,11 @@ def test_without_keep_the_kinds_go_with_the_release(clean: Helm, cluster: Contro
 
 def test_kinds_that_were_applied_by_hand_are_taken_over_on_request_only(clean: Helm, cluster: ControlPlane) -> None:
     cluster.ctl("apply", "--server-side", "-f", "-", stdin="---\n".join(rendered().values()))
-    made = make_object(cluster)
+    kept = make_object(cluster)
     said = clean.refusal("install", RELEASE, str(CHART), f"--namespace={NAMESPACE}")
     assert "exists and cannot be imported into the current release" in said
     install(clean, CHART, "--take-ownership", "--force-conflicts")
-    assert cluster.request("GET", f"{objects_path()}/kept")["metadata"]["uid"] == made["metadata"]["uid"]
+    assert cluster.request("GET", f"{objects_path()}/kept")["metadata"]["uid"] == kept["metadata"]["uid"]
 
 
 # --- everything that is rendered
@@ -225,8 +225,8 @@ def test_the_operators_pod_is_let_into_a_namespace_of_the_restricted_level(
         "metadata": {**template["metadata"], "name": account},
         "spec": {**template["spec"], "serviceAccountName": account},
     }
-    made = cluster.request("POST", f"/api/v1/namespaces/{NAMESPACE}/pods?dryRun=All&fieldValidation=Strict", pod)
-    mounts = [item["mountPath"] for item in made["spec"]["containers"][0]["volumeMounts"]]
+    admitted = cluster.request("POST", f"/api/v1/namespaces/{NAMESPACE}/pods?dryRun=All&fieldValidation=Strict", pod)
+    mounts = [item["mountPath"] for item in admitted["spec"]["containers"][0]["volumeMounts"]]
     assert "/var/run/secrets/kubernetes.io/serviceaccount" in mounts, "its token"
 
 

@@ -15,7 +15,7 @@ CIDR = {"ipBlock": {"cidr": "10.0.0.0/8"}}
 
 
 @pytest.mark.parametrize(
-    ("given", "named"),
+    ("values", "named"),
     [
         ({"watchNamespace": ["a"]}, "watchNamespace"),
         ({"crds": {"kept": True}}, "kept"),
@@ -46,14 +46,14 @@ CIDR = {"ipBlock": {"cidr": "10.0.0.0/8"}}
     ],
     ids=lambda item: json.dumps(item) if isinstance(item, dict) else None,
 )
-def test_a_wrong_value_is_refused_by_name(helm: Helm, given: dict[str, Any], named: str) -> None:
-    said = helm.refused(given)
+def test_a_wrong_value_is_refused_by_name(helm: Helm, values: dict[str, Any], named: str) -> None:
+    said = helm.refused(values)
     assert "values don't meet the specifications of the schema" in said
     assert named in said
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("values", "said"),
     [
         ({"stageServiceAccounts": [{"name": "storage"}]}, "storage: name the namespaces it is made in"),
         (
@@ -65,8 +65,8 @@ def test_a_wrong_value_is_refused_by_name(helm: Helm, given: dict[str, Any], nam
     ],
     ids=lambda item: item if isinstance(item, str) else None,
 )
-def test_values_that_do_not_fit_together_are_refused(helm: Helm, given: dict[str, Any], said: str) -> None:
-    assert said in helm.refused(given)
+def test_values_that_do_not_fit_together_are_refused(helm: Helm, values: dict[str, Any], said: str) -> None:
+    assert said in helm.refused(values)
 
 
 def test_a_stage_account_is_made_in_every_namespace_and_allowed_once(helm: Helm) -> None:
@@ -77,13 +77,13 @@ def test_a_stage_account_is_made_in_every_namespace_and_allowed_once(helm: Helm)
             "allowedServiceAccounts": ["storage", "another"],
         }
     )
-    made = [item for item in objects if item["kind"] == "ServiceAccount" and item["metadata"]["name"] == "storage"]
-    assert [(item["metadata"]["namespace"], item["metadata"]["name"]) for item in made] == [
+    accounts = [item for item in objects if item["kind"] == "ServiceAccount" and item["metadata"]["name"] == "storage"]
+    assert [(item["metadata"]["namespace"], item["metadata"]["name"]) for item in accounts] == [
         ("a", "storage"),
         ("b", "storage"),
     ]
-    assert all(item["metadata"]["annotations"] == annotations for item in made)
-    assert all(item["automountServiceAccountToken"] is False for item in made)
+    assert all(item["metadata"]["annotations"] == annotations for item in accounts)
+    assert all(item["automountServiceAccountToken"] is False for item in accounts)
     arguments = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"]
     allowed = [item for item in arguments if item.startswith("--allow-service-account")]
     assert allowed == ["--allow-service-account=another", "--allow-service-account=storage"]
@@ -113,21 +113,21 @@ def test_every_value_has_a_place_in_the_schema_and_every_object_there_is_closed(
         for key in item.path.split("."):
             place = place["properties"][key]
             place = schema["$defs"][place["$ref"].rsplit("/", 1)[1]] if "$ref" in place else place
-    loose = [where for where, found in objects_in(schema) if "additionalProperties" not in found]
+    loose = [where for where, item in objects_in(schema) if "additionalProperties" not in item]
     free = {"global", "affinity", "tolerations", "topologySpreadConstraints"}
     assert {where.rsplit("/", 1)[-1] for where in loose} <= free, loose
 
 
 def objects_in(schema: Any, where: str = "") -> list[tuple[str, dict[str, Any]]]:
     """The schemas of objects, each with the name of its field."""
-    found = []
+    objects = []
     if isinstance(schema, dict):
         if schema.get("type") == "object":
-            found.append((where, schema))
+            objects.append((where, schema))
         for key, value in schema.items():
             inside = where if key in ("items", "properties", "$defs", "oneOf") else f"{where}/{key}"
-            found += objects_in(value, inside)
+            objects += objects_in(value, inside)
     if isinstance(schema, list):
         for value in schema:
-            found += objects_in(value, where)
-    return found
+            objects += objects_in(value, where)
+    return objects

@@ -20,6 +20,6 @@ def undisturbed(crds: ControlPlane, tmp_path_factory: pytest.TempPathFactory) ->
         with start_operator(account, folder, namespaces=[place.namespace]):
             place.make(run())
             place.until_done()
-            found = place.state()
+            state = place.state()
         place.judge()
-    return found
+    return state

@@ -58,7 +58,7 @@ class Executor(Protocol):
     def run(self, workload: Workload) -> None: ...
     def stop(self, name: str) -> None: ...
     def state(self, name: str) -> WorkloadState | None: ...
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Let stages end that are held."""
         ...
 
@@ -84,7 +84,7 @@ class Here:
     def state(self, name: str) -> WorkloadState | None:
         return self._node.workload(name)
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         self._gate.touch()
 
     def close(self) -> None:
@@ -136,7 +136,7 @@ class OnCluster:
             self._store.workloads.put(facts)
         return next((item for item in workload_states(jobs, pods, {}) if item.name == name), None)
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         for name in self._names:
             self._player.release(name)
 
@@ -147,7 +147,7 @@ class OnCluster:
         self._loop.close()
 
 
-def as_told(pod: Pod) -> Outcome:
+def as_its_output_says(pod: Pod) -> Outcome:
     """The script of a pod that ends as its output's URI says."""
     *_, ends, _, folder = str((pod.config or {}).get("output", "")).split("/")
     how = ends.split("_")[int(folder.partition("-of-")[0])]
@@ -171,7 +171,7 @@ def here(folder: Path) -> Iterator[Here]:
 @contextlib.contextmanager
 def on_cluster(plane: ControlPlane, namespace: str, owner: Resource, folder: Path) -> Iterator[OnCluster]:
     """The executor for Kubernetes, with a played node."""
-    with play(plane, namespaces=[namespace], script=as_told) as player:
+    with play(plane, namespaces=[namespace], script=as_its_output_says) as player:
         executor = OnCluster(plane, player, owner, folder)
         try:
             yield executor

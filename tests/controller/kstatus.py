@@ -64,14 +64,14 @@ def compute(item: Object | None) -> KStatus:
     seen = status.get("observedGeneration")
     if seen is not None and seen != meta.get("generation"):
         return KStatus.IN_PROGRESS
-    found = conditions_of(item)
-    if found.get("Reconciling") == "True":
+    statuses = conditions_of(item)
+    if statuses.get("Reconciling") == "True":
         return KStatus.IN_PROGRESS
-    if found.get("Stalled") == "True":
+    if statuses.get("Stalled") == "True":
         return KStatus.FAILED
-    if "Ready" not in found:
+    if "Ready" not in statuses:
         return KStatus.CURRENT
-    return KStatus.CURRENT if found["Ready"] == "True" else KStatus.IN_PROGRESS
+    return KStatus.CURRENT if statuses["Ready"] == "True" else KStatus.IN_PROGRESS
 
 
 def flux_says(items: list[Object | None]) -> str:
@@ -79,10 +79,10 @@ def flux_says(items: list[Object | None]) -> str:
 
     One object that failed is enough to end the waiting; an object that is not there, or is going, is waited for.
     """
-    found = {compute(item) for item in items}
-    if KStatus.FAILED in found:
+    statuses = {compute(item) for item in items}
+    if KStatus.FAILED in statuses:
         return "unhealthy"
-    return "healthy" if found <= {KStatus.CURRENT} else "waiting"
+    return "healthy" if statuses <= {KStatus.CURRENT} else "waiting"
 
 
 def kubectl_wait(item: Object | None, kind: str = "Ready") -> bool:
@@ -108,10 +108,10 @@ def state_of(item: Object) -> State | None:
     Raises:
         AssertionError: they are no row.
     """
-    found = conditions_of(item)
-    if not found:
+    statuses = conditions_of(item)
+    if not statuses:
         return None
-    row = tuple(found.get(kind) for kind in ("Ready", "Reconciling", "Stalled", "Suspended"))
+    row = tuple(statuses.get(kind) for kind in ("Ready", "Reconciling", "Stalled", "Suspended"))
     rows = {state.value: state for state in State}
     assert row in rows, f"Ready, Reconciling, Stalled, Suspended = {row} is no row of the condition table"
     return rows[row]  # type: ignore[index]
@@ -129,4 +129,4 @@ def expected(item: Object) -> KStatus:
 
 def conditions_of(item: Object) -> dict[str, str]:
     """Status of each condition by its type."""
-    return {found["type"]: found["status"] for found in (item.get("status") or {}).get("conditions") or ()}
+    return {condition["type"]: condition["status"] for condition in (item.get("status") or {}).get("conditions") or ()}

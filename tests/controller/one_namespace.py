@@ -42,8 +42,8 @@ class Scene:
             "metadata": {"name": name, **(meta or {})},
             "spec": spec,
         }
-        found: dict[str, Any] = self.plane.request("POST", self.path(kind), body)
-        return found
+        item: dict[str, Any] = self.plane.request("POST", self.path(kind), body)
+        return item
 
     def path(self, kind: str, name: str | None = None) -> str:
         collection = collection_of(kind, self.namespace)
@@ -51,12 +51,12 @@ class Scene:
 
     def get(self, kind: str, name: str = "it") -> dict[str, Any] | None:
         try:
-            found: dict[str, Any] = self.plane.request("GET", self.path(kind, name))
+            item: dict[str, Any] = self.plane.request("GET", self.path(kind, name))
         except APIError as error:
             if error.code == 404:
                 return None
             raise
-        return found
+        return item
 
     def names(self, kind: str) -> list[str]:
         return sorted(item["metadata"]["name"] for item in self.plane.request("GET", self.path(kind))["items"])
@@ -70,27 +70,27 @@ class Scene:
         """Wait until an object stands with this reason, for its present generation; the object."""
         deadline = time.monotonic() + seconds
         while True:
-            found = self.get(kind, name)
-            status = (found or {}).get("status", {})
+            item = self.get(kind, name)
+            status = (item or {}).get("status", {})
             if (
-                found is not None
+                item is not None
                 and status.get("reason") == reason
-                and status.get("observedGeneration") == found["metadata"]["generation"]
+                and status.get("observedGeneration") == item["metadata"]["generation"]
             ):
-                return found
+                return item
             assert time.monotonic() < deadline, (
                 f"{kind}/{name} is not {reason}: {json.dumps(status)}\n{self.said()[-3000:]}"
             )
             time.sleep(0.05)
 
 
-def message(found: dict[str, Any]) -> str:
-    return next(item["message"] for item in found["status"]["conditions"] if item["type"] == "Ready")
+def message(item: dict[str, Any]) -> str:
+    return next(item["message"] for item in item["status"]["conditions"] if item["type"] == "Ready")
 
 
 def pods(scene: Scene) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = scene.plane.request("GET", scene.path("Pod"))["items"]
-    return found
+    items: list[dict[str, Any]] = scene.plane.request("GET", scene.path("Pod"))["items"]
+    return items
 
 
 def servers(scene: Scene) -> list[dict[str, Any]]:

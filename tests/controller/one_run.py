@@ -70,11 +70,11 @@ class Referee:
 
     def __call__(self, pod: Pod) -> Outcome:
         trains, serves = pod.stage in TRAINING, not pod.stage
-        for life in list(self.player.lives.values()) if self.player is not None else ():
-            other = life.view
-            over = life.pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+        for pod_life in list(self.player.lives.values()) if self.player is not None else ():
+            other = pod_life.view
+            ended = pod_life.pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
             against = (trains and not other.stage) or (serves and other.stage in TRAINING)
-            if against and not over and other.namespace == pod.namespace:
+            if against and not ended and other.namespace == pod.namespace:
                 self.faults.append(f"{pod.name} started while {other.name} was there")
         return self.script(pod)
 
@@ -92,20 +92,20 @@ class Place:
         return collection_of(kind, self.namespace) + (f"/{name}" if name else "") + (f"/{part}" if part else "")
 
     def make(self, body: Object) -> Object:
-        found: Object = self.plane.request("POST", self.path(body["kind"]), body)
-        return found
+        item: Object = self.plane.request("POST", self.path(body["kind"]), body)
+        return item
 
     def delete(self, kind: str, name: str) -> None:
         self.plane.request("DELETE", self.path(kind, name), {"propagationPolicy": "Background"})
 
     def get(self, kind: str, name: str) -> Object | None:
         try:
-            found: Object = self.plane.request("GET", self.path(kind, name))
+            item: Object = self.plane.request("GET", self.path(kind, name))
         except APIError as error:
             if error.code == 404:
                 return None
             raise
-        return found
+        return item
 
     def all(self, kind: str) -> list[Object]:
         items: list[Object] = self.plane.request("GET", self.path(kind))["items"]
@@ -116,18 +116,18 @@ class Place:
 
     def ready(self, kind: str = "SelfRewardRun", name: str = RUN) -> Object | None:
         """The Ready condition of an object."""
-        found = self.get(kind, name)
-        conditions = (found or {}).get("status", {}).get("conditions", ())
+        item = self.get(kind, name)
+        conditions = (item or {}).get("status", {}).get("conditions", ())
         return next((item for item in conditions if item["type"] == "Ready"), None)
 
     def until(self, happened: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:
         """Wait for something; what it returned once that is true."""
         deadline = time.monotonic() + seconds
         while True:
-            found = happened()
-            if found:
-                return found
-            assert time.monotonic() < deadline, f"{what}: not in {seconds:.0f} s\n{self.told()}"
+            value = happened()
+            if value:
+                return value
+            assert time.monotonic() < deadline, f"{what}: not in {seconds:.0f} s\n{self.summary()}"
             time.sleep(0.05)
 
     def until_reason(self, reason: str, kind: str = "SelfRewardRun", name: str = RUN) -> Object:
@@ -137,8 +137,8 @@ class Place:
             ready = self.ready(kind, name)
             return ready if ready is not None and ready["reason"] == reason else None
 
-        found: Object = self.until(stands, f"{kind}/{name} {reason}")
-        return found
+        condition: Object = self.until(stands, f"{kind}/{name} {reason}")
+        return condition
 
     def until_done(self) -> None:
         """Wait until the run is Ready and its server has let its GPUs go."""
@@ -153,7 +153,7 @@ class Place:
             assert time.monotonic() < deadline, "\n".join(different[:40])
             time.sleep(0.2)
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """How everything stands, for a message."""
         lines = []
         for kind in KINDS:
@@ -165,20 +165,20 @@ class Place:
 
     def state(self) -> Object:
         """Everything that the operator has made and said, without times, uids and the namespace."""
-        found: Object = {}
+        objects: Object = {}
         for kind in KINDS:
             for item in self.all(kind):
                 meta = _meta(item["metadata"])
-                found[f"{kind}/{meta['name']}"] = {**meta, "spec": item["spec"], "status": item.get("status")}
+                objects[f"{kind}/{meta['name']}"] = {**meta, "spec": item["spec"], "status": item.get("status")}
         for kind in OTHERS:
             for item in self.all(kind):
                 meta = _meta(item["metadata"])
                 if not meta["owners"]:
                     continue  # the cluster's own
-                found[f"{kind}/{meta['name']}"] = meta
+                objects[f"{kind}/{meta['name']}"] = meta
                 if kind in ("Job", "Deployment"):
-                    found[f"{kind}/{meta['name']}"] = {**meta, "spec": item["spec"], "ends": _ends(item)}
-        return normal(found, self.namespace)
+                    objects[f"{kind}/{meta['name']}"] = {**meta, "spec": item["spec"], "ends": _ends(item)}
+        return normal(objects, self.namespace)
 
     def judge(self) -> None:
         """Nothing went wrong on the player's side, and no GPU was held twice."""
@@ -213,9 +213,9 @@ def places_for(
                 plane.request("DELETE", f"/api/v1/namespaces/{namespace}")
 
 
-def normal(found: Object, namespace: str) -> Object:
+def normal(state: Object, namespace: str) -> Object:
     """JSON values without what differs from run to run: fields of time go, uids and digests are numbered."""
-    text = json.dumps(_without(found), sort_keys=True).replace(namespace, "NAMESPACE")
+    text = json.dumps(_without(state), sort_keys=True).replace(namespace, "NAMESPACE")
     numbers: dict[str, str] = {}
     pattern = r"sha256:[0-9a-f]{64}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|(?<=\")[0-9a-f]{16}(?=\")"
     text = re.sub(pattern, lambda match: numbers.setdefault(match[0], f"#{len(numbers)}"), text)
@@ -223,20 +223,20 @@ def normal(found: Object, namespace: str) -> Object:
     return result
 
 
-def differences(expected: Any, found: Any, where: str = "") -> list[str]:
+def differences(expected: Any, actual: Any, where: str = "") -> list[str]:
     """Where two states differ, a line each."""
-    if isinstance(expected, dict) and isinstance(found, dict):
-        keys = sorted(expected.keys() | found.keys())
-        return [line for key in keys for line in differences(expected.get(key), found.get(key), f"{where}.{key}")]
-    if isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
+    if isinstance(expected, dict) and isinstance(actual, dict):
+        keys = sorted(expected.keys() | actual.keys())
+        return [line for key in keys for line in differences(expected.get(key), actual.get(key), f"{where}.{key}")]
+    if isinstance(expected, list) and isinstance(actual, list) and len(expected) == len(actual):
         return [
             line
-            for number, items in enumerate(zip(expected, found, strict=True))
+            for number, items in enumerate(zip(expected, actual, strict=True))
             for line in differences(*items, f"{where}[{number}]")
         ]
-    if expected == found:
+    if expected == actual:
         return []
-    return [f"{where}: {str(found)[:2000]} instead of {str(expected)[:2000]}"]
+    return [f"{where}: {str(actual)[:2000]} instead of {str(expected)[:2000]}"]
 
 
 def _meta(meta: Object) -> Object:

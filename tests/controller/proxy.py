@@ -115,7 +115,7 @@ class Proxy:
     written: list[Written] = field(default_factory=list)
     refused: int = 0
     url: str = ""
-    _life: int = 0
+    _generation: int = 0
     _versions: set[str] = field(default_factory=set)
     _muted: bool = False
     _streams: set[asyncio.Future[str]] = field(default_factory=set)
@@ -129,8 +129,8 @@ class Proxy:
 
     def created(self) -> Counter[str]:
         """How often each object was made."""
-        made = (item.request for item in self.counted if item.request.verb == "POST" and item.status == 201)
-        return Counter(f"{request.resource} {request.namespace}/{request.name}" for request in made)
+        requests = (item.request for item in self.counted if item.request.verb == "POST" and item.status == 201)
+        return Counter(f"{request.resource} {request.namespace}/{request.name}" for request in requests)
 
     @property
     def watches(self) -> int:
@@ -161,7 +161,7 @@ class Proxy:
             for connection in self._server.connections:
                 if connection.transport is not None:
                     connection.transport.abort()
-            self._life += 1
+            self._generation += 1
             self.dead = False
             done.set()
 
@@ -207,13 +207,13 @@ class Proxy:
     # --- one request
 
     async def _answer(self, raw: web.BaseRequest) -> web.StreamResponse:
-        life = self._life
+        generation = self._generation
         body = await raw.read()
         request = _read(raw, body)
         pause = self.delay(request)
         if pause:
             await asyncio.sleep(pause)
-        if self.dead or life != self._life:
+        if self.dead or generation != self._generation:
             return _cut(raw)
         status = self.refuse(request)
         if status is not None:
@@ -223,16 +223,16 @@ class Proxy:
             if request.watch:
                 return await self._watch(raw)
             if request.writes:
-                return await asyncio.shield(self._write(raw, request, body, life))
+                return await asyncio.shield(self._write(raw, request, body, generation))
             return (await self._forward(raw, body))[1]
         except (aiohttp.ClientError, OSError):
             return _cut(raw)
 
-    async def _write(self, raw: web.BaseRequest, request: Request, body: bytes, life: int) -> web.StreamResponse:
+    async def _write(self, raw: web.BaseRequest, request: Request, body: bytes, generation: int) -> web.StreamResponse:
         if self.on_write is None or request.resource in self.uncounted:
             return await self._note(raw, request, body)
         async with self._turn:  # one at a time, so that a death is between two of them
-            if self.dead or life != self._life:
+            if self.dead or generation != self._generation:
                 return _cut(raw)
             self.tried.append(request)
             action = self.on_write(len(self.tried), request)

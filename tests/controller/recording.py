@@ -62,8 +62,8 @@ class Recording:
 
     def versions(self, *kinds: str) -> list[Version]:
         """Every version of objects of these kinds (all, where none is given), in the order of storing."""
-        found = [item for item in list(self._versions) if not kinds or item.kind in kinds]
-        return sorted(found, key=lambda item: item.number)
+        versions = [item for item in list(self._versions) if not kinds or item.kind in kinds]
+        return sorted(versions, key=lambda item: item.number)
 
     def ours(self) -> list[Version]:
         """Every version of objects of PSR."""
@@ -71,13 +71,13 @@ class Recording:
 
     def last(self, name: str) -> Object | None:
         """The newest version of `Kind/name`; None before it is there and after it has gone."""
-        found = [item for item in self.versions(name.split("/")[0]) if item.name == name]
-        return found[-1].item if found and found[-1].event != "DELETED" else None
+        versions = [item for item in self.versions(name.split("/")[0]) if item.name == name]
+        return versions[-1].item if versions and versions[-1].event != "DELETED" else None
 
     def reason(self, name: str) -> str:
         """The reason of `Kind/name`; empty for one that is not there or says nothing yet."""
-        found = self.last(name)
-        return str(((found or {}).get("status") or {}).get("reason", ""))
+        item = self.last(name)
+        return str(((item or {}).get("status") or {}).get("reason", ""))
 
     def now(self) -> int:
         """The resourceVersion of now: whatever is stored later has a higher one."""
@@ -106,10 +106,10 @@ def record(plane: ControlPlane, namespace: str) -> Iterator[Recording]:
                 await asyncio.sleep(0.05)
             for task in tasks:
                 task.cancel()
-            found = await asyncio.gather(*tasks, return_exceptions=True)
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
             recording.errors += [
                 error
-                for error in found
+                for error in ends
                 if isinstance(error, BaseException) and not isinstance(error, asyncio.CancelledError)
             ]
         await asyncio.sleep(CLOSING_SECONDS)
@@ -186,23 +186,23 @@ def _gpus(pod: Object) -> int:
 # --- what is told in golden files --------------------------------------------------------------------------
 
 
-def standing_of(item: Object) -> str:
+def summary_of(item: Object) -> str:
     """The conditions of an object as words: `Ready=False Reconciling=True Training`."""
-    found = conditions_of(item)
-    if not found:
+    statuses = conditions_of(item)
+    if not statuses:
         return "new"
-    return " ".join([*(f"{kind}={value}" for kind, value in found.items()), item["status"]["reason"]])
+    return " ".join([*(f"{kind}={value}" for kind, value in statuses.items()), item["status"]["reason"]])
 
 
 def changes_of(recording: Recording) -> dict[str, list[str]]:
     """By object: how it stood, one after the other, and what its server was told."""
-    found: dict[str, list[str]] = {}
+    changes: dict[str, list[str]] = {}
     for version in recording.versions(*KINDS, "Deployment"):
-        lines = found.setdefault(version.name, [])
+        lines = changes.setdefault(version.name, [])
         for line in _lines(version):
             if line not in _latest(lines, line):
                 lines.append(line)
-    return found
+    return changes
 
 
 def _lines(version: Version) -> list[str]:
@@ -213,8 +213,8 @@ def _lines(version: Version) -> list[str]:
         return [f"replicas: {spec['replicas']}"]
     if version.kind == "PolicyServer":
         word = "serve" if spec["active"] else "release"
-        return [f"told to: {word} {spec['model']['uri'].rsplit('/', 1)[-1]}", standing_of(version.item)]
-    return [standing_of(version.item)]
+        return [f"told to: {word} {spec['model']['uri'].rsplit('/', 1)[-1]}", summary_of(version.item)]
+    return [summary_of(version.item)]
 
 
 def _latest(lines: list[str], like: str) -> list[str]:
@@ -222,7 +222,7 @@ def _latest(lines: list[str], like: str) -> list[str]:
     return [line for line in lines if line.startswith("told to:") == like.startswith("told to:")][-1:]
 
 
-def made_between(recording: Recording, after: int, until: int) -> list[str]:
+def created_between(recording: Recording, after: int, until: int) -> list[str]:
     """What was made in between, in no order."""
     return sorted(
         version.name

@@ -40,8 +40,8 @@ class Operated:
         self.place.until_reason("Training")
 
     def nothing_twice(self) -> None:
-        made = self.proxy.created()
-        assert max(made.values()) == 1, made
+        created = self.proxy.created()
+        assert max(created.values()) == 1, created
 
 
 @contextlib.contextmanager
@@ -51,8 +51,8 @@ def operated(
     """An operator of one namespace that looks for what vanished, and at what was in the way, every two seconds."""
     with place_for(plane, name, script) as place, start_proxy(plane) as proxy:
         account = grant(plane, [place.namespace])
-        given = {"resync_seconds": 2.0, **options}
-        with start_operator(account, folder, namespaces=[place.namespace], server=proxy.url, **given) as operator:
+        settings = {"resync_seconds": 2.0, **options}
+        with start_operator(account, folder, namespaces=[place.namespace], server=proxy.url, **settings) as operator:
             try:
                 yield Operated(place, proxy, operator)
             except AssertionError:
@@ -109,10 +109,10 @@ def test_a_child_vanishes_while_the_watches_are_cut(
     crds: ControlPlane, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
     """A deleted child is made again, and begins anew."""
-    let_go: list[str] = []
+    released: list[str] = []
 
     def script(pod: Pod) -> Outcome:
-        return succeed(pod) if let_go else held_training(pod)
+        return succeed(pod) if released else held_training(pod)
 
     with operated(crds, "vanished-child", tmp_path, script) as it:
         it.place.make(run())
@@ -122,7 +122,7 @@ def test_a_child_vanishes_while_the_watches_are_cut(
         it.place.delete("StepDPOJob", TRAINING)
         gone(it.place, "StepDPOJob", TRAINING)
         gone(it.place, "Job", f"{TRAINING}-a1")
-        let_go.append("from now on")
+        released.append("from now on")
         it.proxy.expire_watches()
         it.place.until_state(undisturbed)
         assert it.place.get("StepDPOJob", TRAINING)["metadata"]["uid"] != before

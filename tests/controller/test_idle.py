@@ -68,8 +68,8 @@ class Place:
             items = self.plane.request("GET", f"{path}?fieldSelector=metadata.name={name}")["items"]
             return [item for item in items if stands(item["status"])]
 
-        found: list[Object] = self.player.until(seen, f"{kind}/{name} is {how}", SECONDS)
-        return found[0]
+        objects: list[Object] = self.player.until(seen, f"{kind}/{name} is {how}", SECONDS)
+        return objects[0]
 
     def versions(self) -> dict[str, str]:
         """resourceVersion of every object of ours, of every Job and Deployment, and of every event."""
@@ -86,10 +86,10 @@ class Place:
     def requests(self, since: datetime) -> list[Object]:
         """The operator's requests from then on, as the audit log tells of them."""
         assert self.plane.audit is not None
-        told = [json.loads(line) for line in self.plane.audit.read_bytes().splitlines()]
+        events = [json.loads(line) for line in self.plane.audit.read_bytes().splitlines()]
         return [
             item
-            for item in told
+            for item in events
             if item["user"]["username"] == self.account.user
             and datetime.fromisoformat(item["requestReceivedTimestamp"]) > since
         ]
@@ -200,10 +200,10 @@ async def copy(place: Place, sample: Object, count: int) -> None:
 
     async def one(client: Client, name: str) -> None:
         text = json.dumps({"spec": sample["spec"], "status": sample["status"]}).replace(SAMPLE, name)
-        found = json.loads(text.replace(sample["status"]["digest"], digest_of(json.loads(text)["status"]["output"])))
+        item = json.loads(text.replace(sample["status"]["digest"], digest_of(json.loads(text)["status"]["output"])))
         body = {"apiVersion": sample["apiVersion"], "kind": sample["kind"], "metadata": {"name": name}}
-        await client.request("POST", collection, {**body, "spec": found["spec"]})
-        await client.merge(f"{collection}/{name}/status", {"status": found["status"]})
+        await client.request("POST", collection, {**body, "spec": item["spec"]})
+        await client.merge(f"{collection}/{name}/status", {"status": item["status"]})
 
     async with Client(place.plane, connections=8) as client:
         await asyncio.gather(*(one(client, f"dpo-{number}") for number in range(count)))
@@ -228,10 +228,10 @@ def has_begun_to_watch(place: Place, since: datetime) -> bool:
 
 def what(request: Object) -> str:
     """Verb and resource of a request."""
-    found = request.get("objectRef")
-    if found is None:
+    target = request.get("objectRef")
+    if target is None:
         return f"{request['verb']} {request['requestURI']}"
-    return f"{request['verb']} {'/'.join(filter(None, (found['resource'], found.get('subresource'))))}"
+    return f"{request['verb']} {'/'.join(filter(None, (target['resource'], target.get('subresource'))))}"
 
 
 def succeeded(place: Place) -> set[str]:

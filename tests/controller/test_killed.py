@@ -66,8 +66,8 @@ def test_killed_at_every_write(
         place.judge()
         assert kills >= LEAST_KILLS
         assert max(proxy.created().values()) == 1, proxy.created()
-        made = {f"Job/{item.rpartition('/')[2]}" for item in proxy.created() if item.startswith("jobs ")}
-        assert made == {item for item in undisturbed if item.startswith("Job/")}
+        created = {f"Job/{item.rpartition('/')[2]}" for item in proxy.created() if item.startswith("jobs ")}
+        assert created == {item for item in undisturbed if item.startswith("Job/")}
 
 
 def arguments_of(account: Account, place: Place, proxy: Proxy, folder: Path) -> list[str]:
@@ -116,4 +116,4 @@ def finished(place: Place, expected: dict[str, Any]) -> bool:
 
 def message(place: Place, operators: ForkServer, expected: dict[str, Any]) -> str:
     different = "\n".join(differences(expected, place.state())[:40])[:6000]
-    return f"{different}\n{place.told()}\n{operators.said()[-2000:]}"
+    return f"{different}\n{place.summary()}\n{operators.said()[-2000:]}"

@@ -49,24 +49,24 @@ RULES = [
 ]
 
 
-@pytest.mark.parametrize(("given", "status"), [rule[1:] for rule in RULES], ids=[rule[0] for rule in RULES])
-def test_statuses_are_those_of_the_specification(given: Object | None, status: KStatus) -> None:
-    assert compute(given) is status
+@pytest.mark.parametrize(("item", "status"), [rule[1:] for rule in RULES], ids=[rule[0] for rule in RULES])
+def test_statuses_are_those_of_the_specification(item: Object | None, status: KStatus) -> None:
+    assert compute(item) is status
 
 
 @pytest.mark.parametrize("state", list(State))
 def test_every_row_of_the_condition_table_is_what_it_must_be_to_kstatus(state: State) -> None:
-    found = standing(state)
-    assert state_of(found) is state
-    assert compute(found) is expected(found) is EXPECTED[state]
+    item = in_state(state)
+    assert state_of(item) is state
+    assert compute(item) is expected(item) is EXPECTED[state]
 
 
 @pytest.mark.parametrize("state", list(State))
 def test_a_changed_spec_is_in_progress_whatever_stood_there(state: State) -> None:
-    found = standing(state)
-    found["metadata"]["generation"] += 1
-    assert compute(found) is expected(found) is KStatus.IN_PROGRESS
-    assert not kubectl_wait(found)
+    item = in_state(state)
+    item["metadata"]["generation"] += 1
+    assert compute(item) is expected(item) is KStatus.IN_PROGRESS
+    assert not kubectl_wait(item)
 
 
 def test_conditions_that_are_no_row_are_refused() -> None:
@@ -92,11 +92,11 @@ def test_a_new_object_is_not_taken_for_done(kind: str) -> None:
     ],
 )
 def test_flux_waits_until_all_are_current_or_one_has_failed(states: list[State | None], said: str) -> None:
-    assert flux_says([None if state is None else standing(state) for state in states]) == said
+    assert flux_says([None if state is None else in_state(state) for state in states]) == said
 
 
 def test_kubectl_wait_looks_at_one_condition_and_its_generation() -> None:
-    assert [state for state in State if kubectl_wait(standing(state))] == [State.DONE]
+    assert [state for state in State if kubectl_wait(in_state(state))] == [State.DONE]
     assert kubectl_wait(item(("ready", "true")))
     assert not kubectl_wait(None)
     assert not kubectl_wait(item())
@@ -104,10 +104,10 @@ def test_kubectl_wait_looks_at_one_condition_and_its_generation() -> None:
     old = item(("Ready", "True"))
     old["status"]["conditions"][0]["observedGeneration"] = 1
     assert not kubectl_wait(old)
-    assert kubectl_wait(standing(State.SUSPENDED), "Suspended")
+    assert kubectl_wait(in_state(State.SUSPENDED), "Suspended")
 
 
-def standing(state: State) -> Object:
+def in_state(state: State) -> Object:
     """An object as the operator leaves it in a state."""
     server = PolicyServer.model_validate(
         {
@@ -115,6 +115,6 @@ def standing(state: State) -> Object:
             "spec": {"model": {"uri": "s3://bucket/m1"}},
         }
     )
-    found = status_fields(Summary(state, "Reason", "a message"), server, datetime(2026, 1, 1, tzinfo=UTC))
-    stored = server.model_copy(update={"status": server.status.model_copy(update=found)})
+    fields = status_fields(Summary(state, "Reason", "a message"), server, datetime(2026, 1, 1, tzinfo=UTC))
+    stored = server.model_copy(update={"status": server.status.model_copy(update=fields)})
     return {**stored.to_json(), "metadata": {"generation": 3}}

@@ -62,9 +62,9 @@ ALONE: dict[str, tuple[str, dict[str, Any], list[str]]] = {
 def test_every_kind_works_alone(case: str, scene: Scene) -> None:
     kind, spec, jobs = ALONE[case]
     scene.make(kind, **spec)
-    found = scene.until(kind, "Succeeded")
+    item = scene.until(kind, "Succeeded")
     assert scene.names("Job") == jobs
-    assert found["status"].get("output", "s3://").startswith("s3://")
+    assert item["status"].get("output", "s3://").startswith("s3://")
     if "server" in spec:
         wait(lambda: not [pod for pod in pods(scene) if "psr.dev/server" in pod["metadata"]["labels"]])
 
@@ -78,8 +78,8 @@ def test_a_suspended_job_lets_its_pod_go_and_a_resumed_one_counts_nothing(scene:
     wait(lambda: scene.names("Job") == [] and pods(scene) == [])
     scene.play(succeed)
     scene.change("StepDPOJob", suspend=False)
-    found = scene.until("StepDPOJob", "Succeeded")
-    attempts = found["status"]["attempts"]["train"]
+    item = scene.until("StepDPOJob", "Succeeded")
+    attempts = item["status"]["attempts"]["train"]
     assert (attempts["attempt"], attempts["failures"], attempts["disruptions"]) == (2, 0, 0)
     assert scene.names("Job") == ["it-a2"]
 
@@ -87,9 +87,9 @@ def test_a_suspended_job_lets_its_pod_go_and_a_resumed_one_counts_nothing(scene:
 def test_a_failure_is_repeated_by_a_new_job_and_the_limit_is_kept(scene: Scene) -> None:
     scene.play(lambda pod: Outcome(code=1, message=json.dumps({"error": "a rank died"})))
     scene.make("StepDPOJob", **JOB, retries={**QUICK, "backoffLimit": 1})
-    found = scene.until("StepDPOJob", "BackoffLimitExceeded")
+    item = scene.until("StepDPOJob", "BackoffLimitExceeded")
     assert scene.names("Job") == ["it-a1", "it-a2"]
-    assert "a rank died" in message(found)
+    assert "a rank died" in message(item)
     scene.play(succeed)
     scene.change("StepDPOJob", retries={"backoffLimit": 5})
     scene.until("StepDPOJob", "Succeeded")
@@ -100,8 +100,8 @@ def test_an_eviction_and_a_lack_of_memory_are_told_apart(scene: Scene) -> None:
     ends = [Outcome(disruption=True), Outcome(code=137, reason="OOMKilled"), Outcome()]
     scene.play(lambda pod: ends[pod.attempt - 1])
     scene.make("StepDPOJob", **JOB, retries=QUICK)
-    found = scene.until("StepDPOJob", "Succeeded")
-    attempts = found["status"]["attempts"]["train"]
+    item = scene.until("StepDPOJob", "Succeeded")
+    attempts = item["status"]["attempts"]["train"]
     assert (attempts["attempt"], attempts["failures"], attempts["disruptions"]) == (3, 1, 1)
     messages = " ".join(item["message"] for item in scene.plane.request("GET", scene.path("Event"))["items"])
     assert "OOMKilled" in messages
@@ -110,8 +110,8 @@ def test_an_eviction_and_a_lack_of_memory_are_told_apart(scene: Scene) -> None:
 def test_wrong_data_is_never_tried_again(scene: Scene) -> None:
     scene.play(lambda pod: Outcome(code=65, message=json.dumps({"error": "pairs.jsonl, line 3: no chosen_ids"})))
     scene.make("StepDPOJob", **JOB)
-    found = scene.until("StepDPOJob", "DataError")
-    assert "line 3" in message(found)
+    item = scene.until("StepDPOJob", "DataError")
+    assert "line 3" in message(item)
     assert scene.names("Job") == ["it-a1"]
 
 
@@ -126,9 +126,9 @@ def test_a_shard_that_fails_is_tried_again_in_its_job(scene: Scene) -> None:
 
     scene.play(first_time_fails)
     scene.make("PreferenceGeneration", **GENERATION, shards=2)
-    found = scene.until("PreferenceGeneration", "Succeeded")
+    item = scene.until("PreferenceGeneration", "Succeeded")
     assert seen == {1}
-    assert found["status"]["attempts"]["search"]["attempt"] == 1
+    assert item["status"]["attempts"]["search"]["attempt"] == 1
 
 
 def test_progress_of_pods_reaches_the_status(scene: Scene) -> None:
@@ -145,8 +145,8 @@ def test_the_scheduler_s_reason_is_shown_and_waiting_has_an_end(scene: Scene) ->
     scene.make("StepDPOJob", **JOB, resources={"memory": "5000Ti"}, schedulingDeadlineSeconds=3)
     pending = scene.until("StepDPOJob", "Pending")
     wait(lambda: "Insufficient memory" in message(scene.get("StepDPOJob") or pending))
-    found = scene.until("StepDPOJob", "SchedulingDeadlineExceeded")
-    assert "Insufficient memory" in message(found)
+    item = scene.until("StepDPOJob", "SchedulingDeadlineExceeded")
+    assert "Insufficient memory" in message(item)
     wait(lambda: scene.names("Job") == [])
 
 
@@ -159,8 +159,8 @@ def test_running_too_long_ends_the_work(scene: Scene) -> None:
 
 def test_what_the_apiserver_refuses_is_said_and_a_correction_goes_on(scene: Scene) -> None:
     scene.make("StepDPOJob", **JOB, pod={"affinity": {"nodeAffinity": {"required": "gpu"}}})
-    found = scene.until("StepDPOJob", "JobRejected")
-    assert "affinity" in message(found)
+    item = scene.until("StepDPOJob", "JobRejected")
+    assert "affinity" in message(item)
     scene.change("StepDPOJob", pod=None)
     scene.until("StepDPOJob", "Succeeded")
 
@@ -174,8 +174,8 @@ def test_a_service_account_that_is_not_allowed_is_refused(scene: Scene) -> None:
 def test_a_result_that_cannot_be_read_is_asked_for_again(scene: Scene) -> None:
     scene.play(lambda pod: Outcome(message="") if pod.attempt == 1 else succeed(pod))
     scene.make("StepDPOJob", **JOB, retries={**QUICK, "backoffLimit": 0})
-    found = scene.until("StepDPOJob", "Succeeded")
-    assert found["status"]["attempts"]["train"]["failures"] == 0
+    item = scene.until("StepDPOJob", "Succeeded")
+    assert item["status"]["attempts"]["train"]["failures"] == 0
     assert scene.names("Job") == ["it-a1", "it-a2"]
 
 
@@ -188,8 +188,8 @@ def test_finished_jobs_may_vanish(scene: Scene) -> None:
     scene.plane.request("DELETE", scene.path("Job", "it-a1"))  # what the controller of TTLs does a minute later
     wait(lambda: scene.names("Job") == [])
     scene.change("StepDPOJob", retries={"backoffLimit": 7})  # have it looked at
-    found = scene.until("StepDPOJob", "Succeeded")
-    assert found["status"]["attempts"]["train"]["attempt"] == 1
+    item = scene.until("StepDPOJob", "Succeeded")
+    assert item["status"]["attempts"]["train"]["attempt"] == 1
     assert scene.names("Job") == []
 
 
@@ -220,8 +220,8 @@ def test_a_run_goes_on_when_an_iteration_is_appended(scene: Scene) -> None:
     )
     scene.until("SelfRewardRun", "Succeeded", seconds=120)
     scene.change("SelfRewardRun", iterations=[{"questions": 4}, {"questions": 8}])
-    found = scene.until("SelfRewardRun", "Succeeded", seconds=120)
-    assert [model["name"] for model in found["status"]["models"]] == ["M1", "M2", "M3"]
+    item = scene.until("SelfRewardRun", "Succeeded", seconds=120)
+    assert [model["name"] for model in item["status"]["models"]] == ["M1", "M2", "M3"]
     with pytest.raises(APIError, match="iterations"):
         scene.change("SelfRewardRun", iterations=[{"questions": 5}, {"questions": 8}])
 
@@ -232,9 +232,9 @@ def test_a_server_exchanges_its_model_in_place(scene: Scene) -> None:
     uids = [pod["metadata"]["uid"] for pod in pods(scene)]
     scene.change("PolicyServer", model={"uri": "s3://bucket/models/next"}, modelDigest="sha256:next")
     wait(lambda: (scene.get("PolicyServer") or before)["status"].get("digest") == "sha256:next")
-    found = scene.until("PolicyServer", "Serving")
-    assert found["status"]["model"] == "s3://bucket/models/next"
-    assert found["status"]["endpoints"] == [f"http://it.{scene.namespace}.svc:8000"]
+    item = scene.until("PolicyServer", "Serving")
+    assert item["status"]["model"] == "s3://bucket/models/next"
+    assert item["status"]["endpoints"] == [f"http://it.{scene.namespace}.svc:8000"]
     assert [pod["metadata"]["uid"] for pod in pods(scene)] == uids
     config = scene.get("ConfigMap", "it-serve")
     assert config is not None
@@ -264,7 +264,7 @@ def test_a_server_s_other_hardware_takes_new_pods(scene: Scene) -> None:
     scene.until("PolicyServer", "Serving")
     before = [pod["metadata"]["uid"] for pod in pods(scene)]
     scene.change("PolicyServer", resources={"memory": "8Gi"})
-    wait(lambda: (found := [pod["metadata"]["uid"] for pod in pods(scene)]) != [] and found != before)
+    wait(lambda: (uids := [pod["metadata"]["uid"] for pod in pods(scene)]) != [] and uids != before)
     scene.until("PolicyServer", "Serving")
     (only,) = pods(scene)
     assert only["spec"]["containers"][0]["resources"]["limits"]["memory"] == "8Gi"

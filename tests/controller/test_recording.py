@@ -15,7 +15,7 @@ from tests.controller.recording import (
     check_gpus,
     check_statuses,
     check_traces,
-    made_between,
+    created_between,
 )
 
 Object = dict[str, Any]
@@ -24,18 +24,18 @@ Object = dict[str, Any]
 def recording(*versions: tuple[str, str, Object]) -> Recording:
     """A recording of (event, kind, object), numbered from 1."""
     nowhere = Path("nowhere")
-    found = Recording(ControlPlane("", nowhere, nowhere, nowhere, nowhere, None), "default")
-    found._versions += [Version(number, *version) for number, version in enumerate(versions, 1)]
-    return found
+    record = Recording(ControlPlane("", nowhere, nowhere, nowhere, nowhere, None), "default")
+    record._versions += [Version(number, *version) for number, version in enumerate(versions, 1)]
+    return record
 
 
 def job(seen: int = 1, of: int = 1, **conditions: str) -> Object:
     """A training job with these conditions."""
-    found = [
+    conditions = [
         {"type": kind, "status": status, "reason": "Reason", "message": "words", "observedGeneration": of}
         for kind, status in conditions.items()
     ]
-    status = {"observedGeneration": seen, "reason": "Reason", "conditions": found}
+    status = {"observedGeneration": seen, "reason": "Reason", "conditions": conditions}
     return {"metadata": {"name": "it", "generation": 1}, "spec": {}, "status": status}
 
 
@@ -92,8 +92,8 @@ def test_gpus_in_two_hands_are_found() -> None:
 
 def test_changes_are_told_once_and_in_the_order_of_storing() -> None:
     work, done = job(Ready="False", Reconciling="True"), job(Ready="True")
-    found = recording(("ADDED", "SFTJob", work), ("MODIFIED", "SFTJob", work), ("MODIFIED", "SFTJob", done))
-    found._versions.reverse()
-    assert changes_of(found) == {"SFTJob/it": ["Ready=False Reconciling=True Reason", "Ready=True Reason"]}
-    assert made_between(found, 0, 9) == ["SFTJob/it"]
-    assert made_between(found, 1, 9) == []
+    record = recording(("ADDED", "SFTJob", work), ("MODIFIED", "SFTJob", work), ("MODIFIED", "SFTJob", done))
+    record._versions.reverse()
+    assert changes_of(record) == {"SFTJob/it": ["Ready=False Reconciling=True Reason", "Ready=True Reason"]}
+    assert created_between(record, 0, 9) == ["SFTJob/it"]
+    assert created_between(record, 1, 9) == []

@@ -47,7 +47,7 @@ def replicas(
     """Two of them, the first of which leads while a run trains."""
     account = grant(plane, [place.namespace])
     with contextlib.ExitStack() as stack:
-        found = []
+        started = []
         for identity in ("first", "second"):
             proxy = stack.enter_context(start_proxy(plane))
             operator = stack.enter_context(
@@ -60,9 +60,9 @@ def replicas(
                     server=proxy.url,
                 )
             )
-            found.append(Replica(operator, proxy))
-            place.until(found[0].operator.leads, "the first one's lead")
-        first, second = found
+            started.append(Replica(operator, proxy))
+            place.until(started[0].operator.leads, "the first one's lead")
+        first, second = started
         place.make(run())
         place.until(lambda: place.player.pods(f"{TRAINING}-a1"), "training")
         assert first.operator.leads()
@@ -77,9 +77,9 @@ def replicas(
 
 @pytest.fixture
 def place(crds: ControlPlane, request: pytest.FixtureRequest) -> Iterator[Place]:
-    with place_for(crds, request.node.name.replace("_", "-")[5:45].strip("-"), held_training) as found:
-        yield found
-        found.judge()
+    with place_for(crds, request.node.name.replace("_", "-")[5:45].strip("-"), held_training) as it:
+        yield it
+        it.judge()
 
 
 def until_second_leads(place: Place, second: Replica) -> float:
@@ -95,8 +95,8 @@ def finish(place: Place, undisturbed: dict[str, Any], first: Replica, second: Re
     place.until_state(undisturbed)
     assert second.proxy.counted
     assert first.proxy.counted[-1].ended < second.proxy.counted[0].began
-    made = first.proxy.created() + second.proxy.created()
-    assert max(made.values()) == 1, made
+    created = first.proxy.created() + second.proxy.created()
+    assert max(created.values()) == 1, created
 
 
 def test_the_leader_is_killed(place: Place, undisturbed: dict[str, Any], tmp_path: Path) -> None:

@@ -93,12 +93,12 @@ def test_a_removal_that_fails_for_good_is_an_event_and_the_run_gets_ready(scene:
 
     scene.play(script)
     scene.make("SelfRewardRun", **RUN, storage=STORAGE | {"retention": "Last"})
-    found = scene.until("SelfRewardRun", "Succeeded")
-    assert weights(found) == ["Pruning", "Pruned", "Kept"]
-    assert "weights of M1 were not removed: InputMissing: S3 refused the credentials" in message(found)
+    item = scene.until("SelfRewardRun", "Succeeded")
+    assert weights(item) == ["Pruning", "Pruned", "Kept"]
+    assert "weights of M1 were not removed: InputMissing: S3 refused the credentials" in message(item)
     events = scene.plane.request("GET", scene.path("Event"))["items"]
-    (told,) = (item for item in events if item["reason"] == "PruneFailed")
-    assert (told["type"], "AccessDenied" in told["message"]) == ("Warning", True)
+    (event,) = (item for item in events if item["reason"] == "PruneFailed")
+    assert (event["type"], "AccessDenied" in event["message"]) == ("Warning", True)
     scene.play(succeed)
     scene.change("SelfRewardRun", searchShards=2)
     wait(lambda: weights(scene.until("SelfRewardRun", "Succeeded")) == ["Pruned", "Pruned", "Kept"])
@@ -120,8 +120,8 @@ def test_a_run_on_a_volume_reads_and_writes_there(scene: Scene) -> None:
     on_volume = {key: {"uri": "file:///psr/models/m"} if key == "model" else value for key, value in RUN.items()}
     bound_claim(scene, "psr-data")
     scene.make("SelfRewardRun", **on_volume, storage=ON_VOLUME | {"retention": "Last"})
-    found = scene.until("SelfRewardRun", "Succeeded")
-    assert weights(found) == ["Pruned", "Pruned", "Kept"]
+    item = scene.until("SelfRewardRun", "Succeeded")
+    assert weights(item) == ["Pruned", "Pruned", "Kept"]
     for item in scene.plane.request("GET", scene.path("Job"))["items"]:
         mounts = item["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
         assert {"name": "storage", "mountPath": "/psr"} in mounts, item["metadata"]["name"]

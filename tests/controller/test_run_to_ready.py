@@ -27,7 +27,7 @@ from tests.controller.recording import (
     check_gpus,
     check_statuses,
     check_traces,
-    made_between,
+    created_between,
     record,
 )
 
@@ -57,7 +57,7 @@ class Stage:
     """A namespace in which pods do what the test says: wait to be bound, run until released, stay until let go.
 
     Attributes:
-        made: what was made between two moments of the play, a line for each.
+        created: what was created between two moments of the play, a line for each.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Stage:
         self.plane, self.player, self.recording, self.operator = plane, player, recording, operator
         self.namespace = namespace
         self.pods = f"/api/v1/namespaces/{namespace}/pods"
-        self.made: list[str] = []
+        self.created: list[str] = []
         self._since = recording.now()
         player.script = self.script
 
@@ -121,14 +121,14 @@ class Stage:
         self.sees(PolicyServer__tiny_server="Idle")
 
     def _terminating(self) -> list[str]:
-        lives = [life for life in list(self.player.lives.values()) if LABEL_SERVER in life.view.labels]
-        return [life.view.name for life in lives if "deletionTimestamp" in life.pod["metadata"]]
+        lives = [pod_life for pod_life in list(self.player.lives.values()) if LABEL_SERVER in pod_life.view.labels]
+        return [pod_life.view.name for pod_life in lives if "deletionTimestamp" in pod_life.pod["metadata"]]
 
     def cut(self, what: str) -> None:
         """A moment at which everything stands still: what was made since the last one."""
         now = self.recording.now()
-        names = " ".join(made_between(self.recording, self._since, now))
-        self.made.append(f"{what}: {names}")
+        names = " ".join(created_between(self.recording, self._since, now))
+        self.created.append(f"{what}: {names}")
         self._since = now
 
 
@@ -217,7 +217,7 @@ def play_round(stage: Stage, number: int) -> None:
 def test_a_run_goes_to_ready(stage: Stage) -> None:
     play_run(stage)
     recording = stage.recording
-    assert told(stage) == golden(told(stage))
+    assert transcript(stage) == golden(transcript(stage))
     check_statuses(recording)
     check_traces(recording)
     assert check_gpus(recording) == 5  # training, then twice server and training, and a server at the end
@@ -287,18 +287,18 @@ def test_suspended_failed_and_mended_as_others_see_it(stage: Stage) -> None:
 # --- the golden file ---------------------------------------------------------------------------------------
 
 
-def told(stage: Stage) -> str:
+def transcript(stage: Stage) -> str:
     """What was made and what changed, as text."""
-    lines = ["made", *(f"  {line}" for line in stage.made)]
+    lines = ["made", *(f"  {line}" for line in stage.created)]
     for name, changes in sorted(changes_of(stage.recording).items()):
         lines += [name, *(f"  {line}" for line in changes)]
     return "\n".join(lines) + "\n"
 
 
-def golden(found: str) -> str:
+def golden(text: str) -> str:
     if os.environ.get("PSR_WRITE_GOLDEN"):
         GOLDEN.parent.mkdir(exist_ok=True)
-        GOLDEN.write_text(found)
+        GOLDEN.write_text(text)
     return GOLDEN.read_text()
 
 
@@ -324,12 +324,12 @@ def check_events(stage: Stage) -> None:
     count = sum(map(len, wanted.values()))
     stage.player.until(lambda: len(_events(stage)) >= count, "the last event", SECONDS)
     items = _events(stage)
-    found: dict[str, list[str]] = {}
+    reasons_of: dict[str, list[str]] = {}
     for item in sorted(items, key=lambda item: int(item["metadata"]["resourceVersion"])):
         about = item["involvedObject"]
-        found.setdefault(f"{about['kind']}/{about['name']}", []).append(item["reason"])
+        reasons_of.setdefault(f"{about['kind']}/{about['name']}", []).append(item["reason"])
         assert item["message"]
-    assert found == {name: reasons for name, reasons in wanted.items() if reasons}
+    assert reasons_of == {name: reasons for name, reasons in wanted.items() if reasons}
 
 
 def _events(stage: Stage) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ class Case:
 
     Attributes:
         ends: of each shard: an exit code, `held`, or `mute` for no result.
-        then: `stop`, or `let go`, once it runs.
+        then: `stop`, or `release`, once it runs.
         phase: at the end.
         classes: any of these exit classes.
         result: whether it has one.
@@ -45,7 +45,7 @@ class Case:
 CASES = {
     "succeeds": Case(("0",), Phase.SUCCEEDED, result=True),
     "succeeds, its result unreadable": Case(("mute",), Phase.SUCCEEDED),
-    "runs, then succeeds": Case(("held",), Phase.SUCCEEDED, result=True, then="let go"),
+    "runs, then succeeds": Case(("held",), Phase.SUCCEEDED, result=True, then="release"),
     "a wrong configuration": Case(("64",), Phase.FAILED, frozenset({ExitClass.CONFIGURATION}), message="it broke"),
     "wrong data": Case(("65",), Phase.FAILED, frozenset({ExitClass.DATA}), message="it broke"),
     "a missing input": Case(("66",), Phase.FAILED, frozenset({ExitClass.MISSING}), message="it broke"),
@@ -60,13 +60,13 @@ CASES = {
 @pytest.fixture(params=["here", "on the cluster"])
 def executor(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Executor]:
     if request.param == "here":
-        with here(tmp_path / "work") as found:
-            yield found
+        with here(tmp_path / "work") as either:
+            yield either
         return
     plane: ControlPlane = request.getfixturevalue("crds")
     namespace: str = request.getfixturevalue("namespace")
-    with on_cluster(plane, namespace, _owner(plane, namespace), tmp_path) as found:
-        yield found
+    with on_cluster(plane, namespace, _owner(plane, namespace), tmp_path) as either:
+        yield either
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -77,7 +77,7 @@ def test_a_workload_ends_the_same_way_on_both(case: Case, executor: Executor) ->
     if case.then:
         seen.append(_until(executor, lambda state: state is not None and state.phase is Phase.RUNNING))
         assert not seen[-1].gone
-        executor.let_go() if case.then == "let go" else executor.stop("it-a1")
+        executor.release() if case.then == "release" else executor.stop("it-a1")
     end = _end(executor, seen)
     assert end.phase is case.phase
     assert end.attempt == 1
@@ -87,8 +87,8 @@ def test_a_workload_ends_the_same_way_on_both(case: Case, executor: Executor) ->
         assert str(end.result["output"]).endswith(shard_folder(0, len(case.ends))), "of the first shard"
     assert case.message in end.message
     order = [Phase.PENDING, Phase.RUNNING, case.phase]
-    found = [order.index(state.phase) for state in seen]
-    assert found == sorted(found), "phases go one way"
+    phases = [order.index(state.phase) for state in seen]
+    assert phases == sorted(phases), "phases go one way"
 
 
 def _end(executor: Executor, seen: list[WorkloadState]) -> WorkloadState:

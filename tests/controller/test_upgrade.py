@@ -53,8 +53,8 @@ def test_an_object_with_a_field_of_a_newer_kind_is_stalled_and_says_so(
         with start_operator(grant(crds, [namespace]), tmp_path, namespaces=[namespace]), play(crds) as player:
             scene.player = player
             wait(lambda: _takes_future(scene))
-            found = scene.until("StepDPOJob", "InvalidSpec", "new")
-            assert "spec.future" in message(found)
+            item = scene.until("StepDPOJob", "InvalidSpec", "new")
+            assert "spec.future" in message(item)
             assert scene.names("Job") == []
             scene.change("StepDPOJob", "new", future=None)
             scene.until("StepDPOJob", "Succeeded", "new")
@@ -64,8 +64,8 @@ def test_an_object_with_a_field_of_a_newer_kind_is_stalled_and_says_so(
 
 def _takes_future(scene: Scene) -> bool:
     """Whether the apiserver keeps the new field already; the object stays then."""
-    found = scene.make("StepDPOJob", "new", **JOB, future="words")
-    if "future" in found["spec"]:
+    item = scene.make("StepDPOJob", "new", **JOB, future="words")
+    if "future" in item["spec"]:
         return True
     scene.plane.request("DELETE", scene.path("StepDPOJob", "new"))
     return False

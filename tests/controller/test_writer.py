@@ -513,9 +513,9 @@ def test_what_was_never_sent_is_tried_again(world: World) -> None:
 
 def test_an_event_names_the_object(world: World) -> None:
     resource = world.own(training())
-    moment = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     transition = Transition("SFTJob", "it", True, Reason.DATA_ERROR, "line 3 " + "x" * 2000)
-    wait(world.writer.event(resource, transition, moment))
+    wait(world.writer.event(resource, transition, now))
     (request,) = world.client.requests
     assert request.path == "/api/v1/namespaces/team/events"
     body = request.body

@@ -13,15 +13,15 @@ from ruamel.yaml import YAML
 from psr_operator.api import GROUP, KINDS
 from psr_operator.conditions import State
 from tests.controller.kstatus import KStatus, compute, state_of
-from tests.gitops.standings import (
+from tests.gitops.statuses import (
     GITOPS,
     MESSAGE,
     REASON,
     ROWS,
     Object,
+    in_state,
     new,
-    standing,
-    standings_of_the_recorded_run,
+    recorded_run,
     table_of_the_page,
     versions_of_lives,
     written_out,
@@ -63,9 +63,9 @@ def health() -> Health:
 
     def run(item: Object) -> tuple[str, str]:
         lua.globals().obj = _decoded(lua, item)
-        found = dict(lua.execute(SCRIPT))
-        assert set(found) == {"status", "message"}
-        return found["status"], found["message"]
+        answer = dict(lua.execute(SCRIPT))
+        assert set(answer) == {"status", "message"}
+        return answer["status"], answer["message"]
 
     return run
 
@@ -80,7 +80,7 @@ def _decoded(lua: Any, value: Any) -> Any:
 @pytest.mark.parametrize("state", list(State))
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_state_of_every_kind(kind: str, state: State, health: Health) -> None:
-    item = standing(kind, state)
+    item = in_state(kind, state)
     word, message = health(item)
     assert word == EXPECTED[state]
     assert SAME[word] is compute(item)
@@ -89,12 +89,12 @@ def test_every_state_of_every_kind(kind: str, state: State, health: Health) -> N
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_the_operator_has_not_looked_at_is_progressing(kind: str, health: Health) -> None:
-    for item in (new(kind), *(standing(kind, state, behind=True) for state in State)):
+    for item in (new(kind), *(in_state(kind, state, behind=True) for state in State)):
         assert health(item) == ("Progressing", "the operator has not looked at this version yet")
         assert compute(item) is KStatus.IN_PROGRESS
     bare = {key: value for key, value in new(kind).items() if key != "status"}
     assert health(bare)[0] == "Progressing", "a definition without the default"
-    silent = standing(kind, State.DONE)
+    silent = in_state(kind, State.DONE)
     silent["status"]["conditions"] = []
     assert health(silent)[0] == "Progressing", "kstatus would take it for done"
 
@@ -120,15 +120,15 @@ def test_whole_lives(health: Health, tmp_path: Path) -> None:
 
 
 def test_what_a_run_said_on_a_real_apiserver(health: Health) -> None:
-    found = standings_of_the_recorded_run()
-    assert len(found) > 50
-    for item in found:
+    recorded = recorded_run()
+    assert len(recorded) > 50
+    for item in recorded:
         assert SAME[health(item)[0]] is compute(item), item
 
 
 def test_the_page_s_table(health: Health) -> None:
     kind = "PolicyServer"
-    words = [health(new(kind) if state is None else standing(kind, state))[0] for state in ROWS]
+    words = [health(new(kind) if state is None else in_state(kind, state))[0] for state in ROWS]
     assert table_of_the_page("Argo CD") == words
 
 

@@ -15,13 +15,13 @@ from psr_operator.api import GROUP, KINDS, VERSION
 from psr_operator.api.manifest import load_manifests
 from psr_operator.conditions import State
 from tests.controller.kstatus import KStatus, compute, flux_says
-from tests.gitops.standings import (
+from tests.gitops.statuses import (
     GITOPS,
     ROWS,
     Object,
+    in_state,
     new,
-    standing,
-    standings_of_the_recorded_run,
+    recorded_run,
     table_of_the_page,
     versions_of_lives,
     written_out,
@@ -52,9 +52,9 @@ def health() -> Health:
         if seen is not None and seen != item["metadata"]["generation"]:
             return KStatus.IN_PROGRESS
         for expression, status in compiled[item["kind"]]:
-            found = expression.eval(data=item)
-            assert found.type() == cel.Type.BOOL, f"{expression}: {found}"
-            if found.value():
+            answer = expression.eval(data=item)
+            assert answer.type() == cel.Type.BOOL, f"{expression}: {answer}"
+            if answer.value():
                 return status
         return KStatus.IN_PROGRESS
 
@@ -64,11 +64,11 @@ def health() -> Health:
 @pytest.mark.parametrize("state", list(State))
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_state_of_every_kind(kind: str, state: State, health: Health) -> None:
-    item = standing(kind, state)
+    item = in_state(kind, state)
     assert health(item) is IN_FORCE[state]
     if compute(item) is not KStatus.IN_PROGRESS:
         assert health(item) is compute(item), "what has ended is to Flux what it is to kstatus"
-    assert health(standing(kind, state, behind=True)) is KStatus.IN_PROGRESS
+    assert health(in_state(kind, state, behind=True)) is KStatus.IN_PROGRESS
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -84,16 +84,16 @@ def test_whole_lives(health: Health, tmp_path: Path) -> None:
     """Failed where kstatus says so and nowhere else; never current before the operator has looked."""
     seen = set()
     for item in versions_of_lives(tmp_path):
-        found, by_kstatus = health(item), compute(item)
-        assert (found is KStatus.FAILED) == (by_kstatus is KStatus.FAILED), item
+        by_flux, by_kstatus = health(item), compute(item)
+        assert (by_flux is KStatus.FAILED) == (by_kstatus is KStatus.FAILED), item
         current = item["status"]["observedGeneration"] == item["metadata"]["generation"]
-        assert (found is KStatus.IN_PROGRESS) == (not current), item
+        assert (by_flux is KStatus.IN_PROGRESS) == (not current), item
         seen.add(item["kind"])
     assert seen == set(KINDS)
 
 
 def test_what_a_run_said_on_a_real_apiserver(health: Health) -> None:
-    for item in standings_of_the_recorded_run():
+    for item in recorded_run():
         new_one = item["status"]["observedGeneration"] == -1
         assert health(item) is (KStatus.IN_PROGRESS if new_one else KStatus.CURRENT), item
 
@@ -108,7 +108,7 @@ def test_every_kind_has_its_expressions() -> None:
 
 def test_the_page_s_table(health: Health) -> None:
     kind = "PolicyServer"
-    items = [new(kind) if state is None else standing(kind, state) for state in ROWS]
+    items = [new(kind) if state is None else in_state(kind, state) for state in ROWS]
     assert table_of_the_page("Flux, `runs.yaml`") == [health(item).value for item in items]
     assert table_of_the_page("kstatus") == [compute(item).value for item in items]
 
@@ -123,6 +123,6 @@ def test_the_gate_of_the_page_opens_when_its_run_is_done_and_not_before() -> Non
     (run,) = load_manifests(sorted((GITOPS / "runs").glob("*.yaml")))
     assert (checked["kind"], checked["name"]) == (run.kind, run.metadata.name)
     assert checked["namespace"] == RUNS["spec"]["targetNamespace"]
-    said = {state: flux_says([standing(checked["kind"], state)]) for state in State}
+    said = {state: flux_says([in_state(checked["kind"], state)]) for state in State}
     assert [state for state, word in said.items() if word == "healthy"] == [State.DONE]
     assert [state for state, word in said.items() if word == "unhealthy"] == [State.FAILED]

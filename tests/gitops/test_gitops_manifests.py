@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from harness.control_plane.plane import ControlPlane
 from psr_operator.api.manifest import load_manifests
-from tests.gitops.standings import GITOPS, ROOT
+from tests.gitops.statuses import GITOPS, ROOT
 
 MANIFESTS = sorted(GITOPS.rglob("*.yaml"))
 
@@ -59,11 +59,11 @@ def test_the_health_texts_go_into_a_config_map_that_is_there_and_leave_the_rest(
     options = said.split()[1:-2]
     for _ in range(2):
         plane.ctl(*options, "-k", str(tmp_path))
-    found = plane.request("GET", f"/api/v1/namespaces/{namespace}/configmaps/argocd-cm")
-    assert found["data"].pop("url") == "https://argocd.example.com"
-    assert set(found["data"].values()) == {(GITOPS / "argocd" / "health.lua").read_text()}
-    assert len(found["data"]) == 7
-    assert found["metadata"]["labels"]["app.kubernetes.io/part-of"] == "argocd"
+    config_map = plane.request("GET", f"/api/v1/namespaces/{namespace}/configmaps/argocd-cm")
+    assert config_map["data"].pop("url") == "https://argocd.example.com"
+    assert set(config_map["data"].values()) == {(GITOPS / "argocd" / "health.lua").read_text()}
+    assert len(config_map["data"]) == 7
+    assert config_map["metadata"]["labels"]["app.kubernetes.io/part-of"] == "argocd"
 
 
 def test_the_page_s_links_lead_somewhere() -> None:

@@ -131,7 +131,7 @@ def workload(stage: str, *configurations: StageConfig, placement: Placement, **f
 
 def policy_server(**fields: Any) -> Server:
     """A server of M1."""
-    found = Server(
+    server = Server(
         name="loop-server",
         model=M1,
         digest="sha256:aa",
@@ -141,7 +141,7 @@ def policy_server(**fields: Any) -> Server:
         port=None,
         placement=Placement(resources=SMALL, storage=S3),
     )
-    return replace(found, **fields)
+    return replace(server, **fields)
 
 
 def samples() -> dict[str, Sample]:

@@ -77,8 +77,8 @@ def prepared(plane: ControlPlane, namespace: str) -> str:
 def test_everything_is_created(plane: ControlPlane, prepared: str, name: str) -> None:
     objects = rendered(SAMPLES[name], prepared)
     for item in [*objects, *bare_pods(objects)]:
-        made = create(plane, prepared, item)
-        assert made["metadata"]["uid"]
+        created = create(plane, prepared, item)
+        assert created["metadata"]["uid"]
     assert len(bare_pods(objects)) == 1
 
 

@@ -19,10 +19,10 @@ SAMPLES = samples()
 @pytest.mark.parametrize("name", SAMPLES)
 def test_rendered_as_in_the_golden_file(name: str) -> None:
     place = GOLDEN / f"{name}.yaml"
-    found = SAMPLES[name].render()
+    objects = SAMPLES[name].render()
     if os.environ.get("PSR_WRITE_GOLDEN"):
-        write(place, found)
-    assert found == read(place)
+        write(place, objects)
+    assert objects == read(place)
 
 
 def test_there_is_a_golden_file_of_every_sample_and_no_other() -> None:

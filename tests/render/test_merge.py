@@ -43,8 +43,8 @@ TABLE: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("base", "over", "expected"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
-def test_merged(base: dict[str, Any], over: dict[str, Any], expected: dict[str, Any]) -> None:
-    before = copy.deepcopy((base, over))
-    assert merge(base, over) == expected
-    assert (base, over) == before
+@pytest.mark.parametrize(("base", "changes", "expected"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
+def test_merged(base: dict[str, Any], changes: dict[str, Any], expected: dict[str, Any]) -> None:
+    before = copy.deepcopy((base, changes))
+    assert merge(base, changes) == expected
+    assert (base, changes) == before

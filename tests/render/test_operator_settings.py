@@ -33,8 +33,8 @@ def pod_of(placement: Placement, settings: Settings) -> dict[str, Any]:
 
 def server_pod(settings: Settings) -> dict[str, Any]:
     objects = server(policy_server(), owner("PolicyServer", "loop-server"), settings)
-    found: dict[str, Any] = next(item for item in objects if item["kind"] == "Deployment")["spec"]["template"]["spec"]
-    return found
+    pod: dict[str, Any] = next(item for item in objects if item["kind"] == "Deployment")["spec"]["template"]["spec"]
+    return pod
 
 
 def test_pods_with_and_without_gpus_get_their_defaults() -> None:
@@ -53,10 +53,10 @@ def test_the_manifest_wins() -> None:
     wishes = PodOverrides.model_validate(
         {"nodeSelector": {"nvidia.com/gpu.product": "H200"}, "env": [{"name": "NCCL_DEBUG", "value": "INFO"}]}
     )
-    found = pod_of(Placement(resources=GPUS, pod=wishes), replace(SETTINGS, pod_defaults=DEFAULTS))
-    assert found["spec"]["nodeSelector"] == {"nvidia.com/gpu.product": "H200"}
-    assert found["spec"]["tolerations"] == H100["tolerations"]
-    said = [item for item in found["spec"]["containers"][0]["env"] if item["name"] == "NCCL_DEBUG"]
+    pod = pod_of(Placement(resources=GPUS, pod=wishes), replace(SETTINGS, pod_defaults=DEFAULTS))
+    assert pod["spec"]["nodeSelector"] == {"nvidia.com/gpu.product": "H200"}
+    assert pod["spec"]["tolerations"] == H100["tolerations"]
+    said = [item for item in pod["spec"]["containers"][0]["env"] if item["name"] == "NCCL_DEBUG"]
     assert said == [{"name": "NCCL_DEBUG", "value": "INFO"}]
 
 
@@ -70,9 +70,9 @@ def test_other_defaults_make_no_other_server() -> None:
 def test_a_runtime_is_brought_into_a_plain_image() -> None:
     plain = server_pod(SETTINGS)
     assert "initContainers" not in plain
-    found = server_pod(replace(SETTINGS, bring_runtime=True))
-    (bringer,) = found["initContainers"]
-    (container,) = found["containers"]
+    pod = server_pod(replace(SETTINGS, bring_runtime=True))
+    (bringer,) = pod["initContainers"]
+    (container,) = pod["containers"]
     assert bringer["image"] == SETTINGS.runtime_image
     assert container["image"] == SETTINGS.inference_image
     assert bringer["securityContext"] == container["securityContext"]

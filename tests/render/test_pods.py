@@ -35,8 +35,8 @@ SERVER_OWNER = owner("PolicyServer", "loop-server")
 def placed(placement: Placement) -> list[dict[str, Any]]:
     """Pod templates of a stage and of a server with this placement."""
     stage = replace(SAMPLES["merge"].wanted, placement=placement)
-    found = [*Sample(stage, owner("ModelEvaluation", "test")).render(), *server_objects(placement)]
-    return [item["spec"]["template"] for item in found if "template" in item.get("spec", {})]
+    objects = [*Sample(stage, owner("ModelEvaluation", "test")).render(), *server_objects(placement)]
+    return [item["spec"]["template"] for item in objects if "template" in item.get("spec", {})]
 
 
 def server_objects(placement: Placement) -> list[dict[str, Any]]:
@@ -63,8 +63,8 @@ def test_labels_stand_on_every_object_and_its_pods(name: str) -> None:
 
 def test_labels_and_annotations_of_the_owner_are_passed_on_and_never_win() -> None:
     theirs = {"app.kubernetes.io/managed-by": "Helm", LABEL_UID: "other", "psr.dev/invented": "1", "team": "reasoning"}
-    noted = {"psr.dev/revision": "99", "psr.dev/server-hash": "other", "kueue.x-k8s.io/x": "1"}
-    placement = Placement(labels=theirs, annotations=noted)
+    annotations = {"psr.dev/revision": "99", "psr.dev/server-hash": "other", "kueue.x-k8s.io/x": "1"}
+    placement = Placement(labels=theirs, annotations=annotations)
     wanted = replace(SAMPLES["merge"].wanted, placement=placement)
     (deployment,) = (item for item in server_objects(placement) if item["kind"] == "Deployment")
     for item in (job(wanted, SERVER_OWNER, SETTINGS), deployment):
@@ -191,7 +191,7 @@ def test_a_job_runs_once_and_a_search_repeats_its_shards() -> None:
     search = rules.pop("search")
     final = ("FailJob", 64, 65, 66)
     assert search == [final, ("Ignore", "Disruption")]
-    assert all(found == [final, ("FailJob", "Disruption"), ("FailJob", 75)] for found in rules.values())
+    assert all(listed == [final, ("FailJob", "Disruption"), ("FailJob", 75)] for listed in rules.values())
     assert SAMPLES["search"].render()[0]["spec"]["maxFailedIndexes"] == 0
     assert "backoffLimit" not in SAMPLES["search"].render()[0]["spec"]
     assert SAMPLES["sft"].render()[0]["spec"]["backoffLimit"] == 0
@@ -261,18 +261,18 @@ def test_everything_else_changes_the_hash_and_the_deployment(fields: dict[str, A
 
 
 def test_what_pods_read_from_the_config_map_rolls_them() -> None:
-    def noted(**fields: Any) -> str:
-        found: str = deployment(**fields)["spec"]["template"]["metadata"]["annotations"][ANNOTATION_SERVE_HASH]
-        return found
+    def serve_hash(**fields: Any) -> str:
+        annotation: str = deployment(**fields)["spec"]["template"]["metadata"]["annotations"][ANNOTATION_SERVE_HASH]
+        return annotation
 
-    assert noted() == noted(replicas=3) == noted(port=8000)
-    assert noted() != noted(engine=EngineConfig(enforce_eager=True))
+    assert serve_hash() == serve_hash(replicas=3) == serve_hash(port=8000)
+    assert serve_hash() != serve_hash(engine=EngineConfig(enforce_eager=True))
 
 
 def test_the_present_image_is_kept_when_the_operators_is_newer() -> None:
     def image(settings: Settings, **fields: Any) -> str:
-        found = server(policy_server(), SERVER_OWNER, settings, **fields)[2]
-        name: str = found["spec"]["template"]["spec"]["containers"][0]["image"]
+        deployed = server(policy_server(), SERVER_OWNER, settings, **fields)[2]
+        name: str = deployed["spec"]["template"]["spec"]["containers"][0]["image"]
         return name
 
     newer = replace(SETTINGS, inference_image="inference:newer")

@@ -18,18 +18,18 @@ from tests.render.samples import ROOT, SETTINGS, owner, search_configurations, w
 
 def expand(text: str, variables: dict[str, str]) -> str:
     """Kubernetes' `$(NAME)` expansion as its documentation has it: `$$` is `$`, an unknown name stays as it is."""
-    found, at = "", 0
+    expanded, at = "", 0
     while at < len(text):
         here = text[at : at + 2]
         end = text.find(")", at)
         if here == "$$":
-            found, at = found + "$", at + 2
+            expanded, at = expanded + "$", at + 2
         elif here == "$(" and end != -1:
             name = text[at + 2 : end]
-            found, at = found + variables.get(name, f"$({name})"), end + 1
+            expanded, at = expanded + variables.get(name, f"$({name})"), end + 1
         else:
-            found, at = found + text[at], at + 1
-    return found
+            expanded, at = expanded + text[at], at + 1
+    return expanded
 
 
 def environment(rendered: dict[str, Any], index: int) -> dict[str, str]:
@@ -63,10 +63,10 @@ def test_the_expansion_of_the_test_is_that_of_kubernetes() -> None:
 @pytest.mark.parametrize("shards", [1, 2, 3, 13, 128])
 def test_every_pod_reads_its_own_configuration(shards: int) -> None:
     configurations = search_configurations(shards)
-    found = rendered(search(*configurations))
-    assert (found["spec"]["completions"], found["spec"]["parallelism"]) == (shards, shards)
+    rendered_job = rendered(search(*configurations))
+    assert (rendered_job["spec"]["completions"], rendered_job["spec"]["parallelism"]) == (shards, shards)
     for index, configuration in enumerate(configurations):
-        text = environment(found, index)["PSR_STAGE_CONFIG"]
+        text = environment(rendered_job, index)["PSR_STAGE_CONFIG"]
         assert SearchStage.model_validate_json(text) == configuration
         assert isinstance(json.loads(text)["shard"], int)
 
@@ -78,9 +78,9 @@ def test_every_pod_reads_its_own_configuration(shards: int) -> None:
 )
 def test_no_text_is_taken_for_an_expansion(text: str, shards: int) -> None:
     configurations = search_configurations(shards, prompts={"solve": text, "judge": f"$(PSR_SHARD) {text}"})
-    found = rendered(search(*configurations))
+    rendered_job = rendered(search(*configurations))
     for index, configuration in enumerate(configurations):
-        assert SearchStage.model_validate_json(environment(found, index)["PSR_STAGE_CONFIG"]) == configuration
+        assert SearchStage.model_validate_json(environment(rendered_job, index)["PSR_STAGE_CONFIG"]) == configuration
 
 
 def test_a_digit_in_the_prefix_is_no_shard() -> None:
@@ -88,8 +88,8 @@ def test_a_digit_in_the_prefix_is_no_shard() -> None:
         item.model_copy(update={"output": f"s3://b00/0/$(PSR_SHARD)/0-of-11/shards/{index}-of-11"})
         for index, item in enumerate(search_configurations(11))
     ]
-    found = rendered(search(*moved))
-    outputs = [json.loads(environment(found, index)["PSR_STAGE_CONFIG"])["output"] for index in range(11)]
+    rendered_job = rendered(search(*moved))
+    outputs = [json.loads(environment(rendered_job, index)["PSR_STAGE_CONFIG"])["output"] for index in range(11)]
     assert outputs == [item.output for item in moved]
 
 

@@ -35,19 +35,19 @@ SPECS: dict[str, dict[str, Any]] = {
 }
 
 
-def standing(kind: str, state: State, *, behind: bool = False) -> Object:
+def in_state(kind: str, state: State, *, behind: bool = False) -> Object:
     """An object of a kind in a state. `behind`: its spec was changed since the operator looked at it."""
     item = resource(kind, **SPECS[kind])
     item = item.model_copy(update={"metadata": item.metadata.model_copy(update={"generation": 3})})
-    found = status_fields(Summary(state, REASON, MESSAGE), item, datetime(2026, 1, 1, tzinfo=UTC))
-    stored = item.model_copy(update={"status": item.status.model_copy(update=found)}).to_json()
+    fields = status_fields(Summary(state, REASON, MESSAGE), item, datetime(2026, 1, 1, tzinfo=UTC))
+    stored = item.model_copy(update={"status": item.status.model_copy(update=fields)}).to_json()
     stored["metadata"]["generation"] += behind
     return stored
 
 
 def written_out(kind: str) -> Object:
     """A finished object whose other conditions are there and False, as kstatus allows."""
-    item = standing(kind, State.DONE)
+    item = in_state(kind, State.DONE)
     (ready,) = item["status"]["conditions"]
     others = [{**ready, "type": name, "status": "False"} for name in ("Reconciling", "Stalled", "Suspended")]
     item["status"]["conditions"] = [*others, ready]
@@ -93,16 +93,16 @@ def _objects(world: World) -> Iterator[Object]:
         yield item.to_json()
 
 
-def standings_of_the_recorded_run() -> list[Object]:
+def recorded_run() -> list[Object]:
     """What a run's objects said on a real apiserver, one after the other: `tests/controller/golden/run.txt`."""
-    found = []
+    objects = []
     kind = ""
     for line in GOLDEN.read_text().splitlines():
         if not line.startswith(" "):
             kind = line.partition("/")[0]
         elif kind in KINDS and not line.startswith("  told to:"):
-            found.append(_recorded(kind, line.split()))
-    return found
+            objects.append(_recorded(kind, line.split()))
+    return objects
 
 
 def _recorded(kind: str, words: list[str]) -> Object:
