@@ -17,10 +17,15 @@ from tests.controller.test_store import raw_job, training
 
 
 class Lists:
-    """A client that only lists."""
+    """A client that only lists. `kinds`: what the apiserver serves in `batch/v1`."""
+
+    kinds: tuple[str, ...] = ("cronjobs", "jobs")
 
     def __init__(self) -> None:
         self.objects: dict[str, list[dict[str, Any]]] = {}
+
+    async def get(self, path: str) -> dict[str, Any] | None:
+        return {"resources": [{"name": name} for name in self.kinds]} if path == "/apis/batch/v1" else None
 
     async def items(self, path: str, selector: str | None = None) -> AsyncIterator[dict[str, Any]]:
         for item in self.objects.get(path, []):
@@ -62,6 +67,17 @@ def test_what_kopf_lists_and_is_known_already_is_not_looked_at_again() -> None:
     informer.own(raw, gone=False)
     informer.dependent(jobs, listed, gone=False, listed=True)
     assert len(informer.queue) == 0
+
+
+def test_a_back_end_whose_kinds_the_cluster_does_not_have_is_left_out() -> None:
+    """Else the first list would fail, and with it the whole operator."""
+    lists = Lists()
+    informer = watching(lists)
+    asyncio.run(informer.list_everything([None]))
+    assert JOB in [of.kind for of in informer.dependents()]
+    lists.kinds = ("cronjobs",)
+    asyncio.run(informer.list_everything([None]))
+    assert [of.kind.kind for of in informer.dependents()] == ["Deployment", "Pod"]
 
 
 async def taken(queue: WorkQueue) -> Any:

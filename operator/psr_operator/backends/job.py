@@ -172,7 +172,7 @@ def job(workload: Workload, owner: Resource, settings: Settings) -> dict[str, An
 
 
 def _failures(stage: str) -> dict[str, Any]:
-    """What Kubernetes does when a pod fails. The index of the rule that ended a Job tells the class of its end."""
+    """What Kubernetes does when a pod fails. The index of the rule that ended a Job is the class of its end."""
     final = {"action": "FailJob", "onExitCodes": _codes(*sorted(FINAL))}
     disrupted = [{"type": "DisruptionTarget", "status": "True"}]
     if STAGES[stage].shape is Shape.SHARDED:

@@ -7,6 +7,7 @@ everything from time to time.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,10 +16,12 @@ from psr_operator.api import KINDS
 from psr_operator.backends.base import Backend, ObjectKind, OwnerLabels, PodFacts, WorkloadFacts
 from psr_operator.controller.client import Client
 from psr_operator.controller.facts import DeploymentFacts, deployment_facts, pod_facts
-from psr_operator.controller.paths import collection_of
+from psr_operator.controller.paths import collection_of, group_version
 from psr_operator.controller.prober import Prober
 from psr_operator.controller.store import Entry, Indexer, Store, key_of
 from psr_operator.controller.workqueue import Key, WorkQueue
+
+log = logging.getLogger(__name__)
 
 SETTLE_SECONDS = 0.02
 """A key waits this long, so that events that come together are one reconciliation."""
@@ -63,6 +66,7 @@ class Informer:
     Attributes:
         unconfirmed: uids of what was listed before the watches began and no event has spoken of yet. Each watch lists
             again, so in the end only those are left that went in between.
+        backends: whose kinds are watched.
     """
 
     client: Client
@@ -153,9 +157,22 @@ class Informer:
     # --- lists of everything
 
     async def list_everything(self, namespaces: Sequence[str | None]) -> None:
-        """Take in what exists, before the watches begin. Arguments: see `find_vanished`."""
+        """Take in what exists, before the watches begin. Arguments: see `find_vanished`.
+
+        Back ends whose kinds this cluster does not have are left out from here on.
+        """
+        self.backends = [backend for backend in self.backends if await self._is_served(backend)]
         await self.find_vanished(namespaces)
         self.unconfirmed = set(self.store.uids())
+
+    async def _is_served(self, backend: Backend[Any]) -> bool:
+        """Whether the apiserver knows the kinds of a back end."""
+        for kind in backend.kinds:
+            known = await self.client.get(group_version(kind.api_version)) or {}
+            if kind.plural not in {item["name"] for item in known.get("resources", ())}:
+                log.info("%s of %s are not served here; their back end is off", kind.plural, kind.api_version)
+                return False
+        return True
 
     async def find_vanished(self, namespaces: Sequence[str | None]) -> int:
         """Compare what is known with lists of everything.

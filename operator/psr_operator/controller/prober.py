@@ -23,6 +23,7 @@ from psr_operator.controller.facts import DeploymentFacts
 from psr_operator.controller.paths import object_path
 from psr_operator.controller.store import Store
 from psr_operator.controller.workqueue import WorkQueue
+from psr_runtime.config import ModelOrder
 from psr_runtime.protocol import (
     API_PORT,
     MODEL_PATH,
@@ -210,8 +211,8 @@ class Prober:
         report = ServerReport.read(await _get(session, f"{base}{STATE_PATH}", STATE_BYTES, headers))
         wanted = server.spec.model_digest
         if report is not None and wanted is not None and report.digest not in (None, wanted):
-            order = {"model": server.spec.model.to_json(), "digest": wanted}
-            await _put(session, f"{base}{MODEL_PATH}", order, headers)
+            order = ModelOrder.model_construct(model=server.spec.model, digest=wanted)  # the server checks it
+            await _put(session, f"{base}{MODEL_PATH}", order.to_json(), headers)
             message = f"exchanging the model for {server.spec.model.uri}"
             report = ServerReport(ServerPhase.FETCHING, wanted, None, message)
             self._asked.pop(pod.uid, None)

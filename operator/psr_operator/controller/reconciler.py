@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 LONGEST_CHAIN = 20
 """Plans on top of each other; more means that the planner undoes itself."""
 OBSTACLE_SECONDS = 60.0
-"""Between two checks of whether something that could not be made can be made now."""
+"""Between two checks of whether something that could not be made can be made by then."""
 UNASKED_SECONDS = 0.5
 """Until a server that was Ready is reconciled again, while one of its pods has not been asked yet."""
 
@@ -49,7 +49,7 @@ class Reconciler:
     """Carries out the plans of objects.
 
     Attributes:
-        now: tells the time; aware.
+        now: the present time; aware.
         on_child: called for each child or Workload that was created, with the key of its parent.
         obstacle_seconds: between two checks of whether something that could not be made can be made now.
     """

@@ -1,7 +1,7 @@
 """What the controller knows: our objects as compressed JSON, and the facts of what they own.
 
-Fed by the informer and by the answers to our own writes, whichever is newer. An object is parsed when it is looked
-at; only the last few are kept parsed: thousands of them are known, a few are looked at.
+Fed by the informer and by the answers to our own writes, whichever is newer. An object is parsed when it is read;
+only the last few are kept parsed: thousands of them are known, a few are read at a time.
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ class Writer:
     # --- servers
 
     async def server(self, owner: PolicyServer, server: Server, facts: DeploymentFacts | None) -> bool:
-        """Make a server's objects exist as wanted. The Deployment comes last: it tells that the others are there.
+        """Make a server's objects exist as wanted. The Deployment comes last: while it is there, the others are.
 
         A Deployment whose wanted value is the same is left alone, whatever this operator would render today, and only
         its annotation of the model changes with the model: pods are not restarted by an upgrade.
@@ -191,7 +191,7 @@ class Writer:
             await self._create(owner.metadata.namespace, secret, owner.metadata.uid)
         for body in sorted(objects, key=lambda item: item["kind"] == "Deployment"):
             if body["kind"] == "Deployment":
-                if server.digest is None:  # nothing tells this model from another but a pod of its own
+                if server.digest is None:  # only pods of its own distinguish this model from another
                     annotations = body["spec"]["template"]["metadata"].setdefault("annotations", {})
                     annotations[ANNOTATION_MODEL_HASH] = model_hash(server)
                 only_model = running and same_server and server.digest is not None

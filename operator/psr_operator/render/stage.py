@@ -24,7 +24,7 @@ from psr_runtime.stages import STAGES, Shape
 
 CONTAINER = "stage"
 GRACE_SECONDS = 120
-"""A stage writes what it can when it is told to stop."""
+"""A stage writes what it can when it is asked to stop."""
 
 
 def stage_labels(workload: Workload, owner: Resource) -> dict[str, str]:
