@@ -15,11 +15,9 @@ from harness.control_plane.plane import ControlPlane, named_cluster
 from harness.node.node import kubeconfig
 from tests.cluster import release
 from tests.cluster.demo import make_inputs
-from tests.cluster.keep import keep
+from tests.cluster.keep import KEPT, keep
 from tests.cluster.store import BUCKET, SHARED, Store, start_store, upload_folder
 
-ROOT = Path(__file__).parents[2]
-KEPT = ROOT / "out" / "cluster"
 INPUTS = f"s3://{BUCKET}/input"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from harness.control_plane.plane import ControlPlane
 from harness.node.processes import STATE
 
+KEPT = Path(__file__).parents[2] / "out" / "cluster"
 OBJECTS = (
     "psr,jobs,deployments,replicasets,pods,services,configmaps,endpointslices,leases.coordination.k8s.io,pvc,nodes"
 )

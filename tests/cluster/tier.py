@@ -26,6 +26,7 @@ from harness.node import images, node
 from harness.node.processes import NodeError
 from images.build import BuildError
 from tests.cluster import release
+from tests.cluster.keep import KEPT, keep
 from tests.cluster.store import SHARED, start_store
 
 T = TypeVar("T")
@@ -86,8 +87,12 @@ class Tier:
         """What the workers share: an S3 server and PSR, installed. `conftest.py` finds them in the environment."""
         with tempfile.TemporaryDirectory(prefix="psr-tier-") as folder, contextlib.ExitStack() as stack:
             cluster = stack.enter_context(named_cluster(_kubeconfig(), Path(folder)))
-            store = self._step("S3 server", lambda: stack.enter_context(start_store(cluster)))
-            self._step("release", lambda: release.install(cluster, release.values()))
+            try:
+                store = self._step("S3 server", lambda: stack.enter_context(start_store(cluster)))
+                self._step("release", lambda: release.install(cluster, release.values()))
+            except BaseException:
+                keep(cluster, KEPT / "release")
+                raise
             stack.callback(release.uninstall, cluster)
             os.environ[SHARED] = json.dumps(asdict(store))
             try:
