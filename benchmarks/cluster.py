@@ -74,13 +74,13 @@ def make_server(plane: ControlPlane, *, said_ready: bool) -> None:
         "metadata": {"name": "server"},
         "spec": {"model": MODEL, "storage": {"uri": "s3://bucket/runs"}},
     }
-    made = plane.request("POST", SERVERS, server)
+    created = plane.request("POST", SERVERS, server)
     if not said_ready:
         return
     condition = {"type": "Ready", "status": "True", "reason": "Serving", "message": "", "observedGeneration": 1}
     condition["lastTransitionTime"] = "2026-01-01T00:00:00Z"
     status = {"endpoints": ["http://127.0.0.1:8000"], "model": MODEL["uri"], "digest": "sha256:m1"}
-    body = {**made, "status": {**status, "observedGeneration": 1, "conditions": [condition]}}
+    body = {**created, "status": {**status, "observedGeneration": 1, "conditions": [condition]}}
     plane.request("PUT", f"{SERVERS}/server/status", body)
 
 
@@ -128,26 +128,26 @@ async def until_ready(
         TooSlow: it took too long.
     """
     ready: set[str] = set()
-    over = asyncio.Event()
+    settled = asyncio.Event()
     failed: list[str] = []
 
     def tell(_: str, item: Object) -> None:
         conditions = {one["type"]: one for one in item.get("status", {}).get("conditions", [])}
         if conditions.get("Stalled", {}).get("status") == "True":
             failed.append(f"{item['metadata']['name']}: {conditions['Stalled']}")
-            over.set()
+            settled.set()
         if conditions.get("Ready", {}).get("status") == "True":
             ready.add(item["metadata"]["name"])
             if len(ready) == count:
-                over.set()
+                settled.set()
 
     async with Client(plane) as client:
         watching = asyncio.create_task(client.watch(path, tell, lambda: None))
         deadline = time.monotonic() + seconds
         try:
-            while not over.is_set():
+            while not settled.is_set():
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(over.wait(), 1.0)
+                    await asyncio.wait_for(settled.wait(), 1.0)
                 if process.poll() is not None:
                     failed.append(f"the operator ended with code {process.returncode}")
                 if failed:
@@ -161,7 +161,7 @@ async def until_ready(
 
 
 @contextlib.contextmanager
-def player(plane: ControlPlane, told: Object) -> Iterator[None]:
+def player(plane: ControlPlane, counts: Object) -> Iterator[None]:
     """The player in a process of its own; what it counted is put into `told`."""
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.play", plane.url, str(plane.ca)],
@@ -176,7 +176,7 @@ def player(plane: ControlPlane, told: Object) -> Iterator[None]:
             raise RuntimeError("the player did not start")
         yield
         process.stdin.close()
-        told |= json.loads(process.stdout.readline())
+        counts |= json.loads(process.stdout.readline())
         process.wait(60)
     finally:
         if process.poll() is None:

@@ -158,7 +158,7 @@ def _running(command: str, kubeconfig: Path, log: IO[bytes]) -> Iterator[subproc
         _end(process)
 
 
-def summary(found: Sequence[Figures]) -> dict[str, Any]:
+def summary(figures: Sequence[Figures]) -> dict[str, Any]:
     """The figures that are compared with goals, and all that was measured.
 
     `speedup` is plain/ours in seconds and `write_ratio` ours/plain in writes, at the largest count that both have;
@@ -166,8 +166,8 @@ def summary(found: Sequence[Figures]) -> dict[str, Any]:
     the plain operator was not done at the limit, `plain_ready` is below `compared_at` and both ratios are bounds: it
     would have taken longer and written more.
     """
-    ours = {item.count: item for item in found if item.operator == "ours"}
-    plain = {item.count: item for item in found if item.operator == "plain"}
+    ours = {item.count: item for item in figures if item.operator == "ours"}
+    plain = {item.count: item for item in figures if item.operator == "plain"}
     result: dict[str, Any] = {}
     both = sorted(set(ours) & set(plain))
     if both:
@@ -190,7 +190,7 @@ def summary(found: Sequence[Figures]) -> dict[str, Any]:
             "seconds": {str(count): ours[count].seconds for count in sorted(ours)},
         }
     about = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
-    return {**result, "about": about, "measurements": [asdict(item) for item in found]}
+    return {**result, "about": about, "measurements": [asdict(item) for item in figures]}
 
 
 def slope(seconds: dict[int, float]) -> float | None:
@@ -205,17 +205,17 @@ def slope(seconds: dict[int, float]) -> float | None:
 def _delays(port: int) -> dict[str, dict[str, float]]:
     with OPENER.open(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         text = answer.read().decode()
-    found = {}
+    delays = {}
     for name in (RECONCILE, CHILD):
         lines = re.findall(rf'(?m)^{name}_bucket\{{(?:.*,)?le="([^"]+)"\}} (\S+)$', text)
         buckets = sorted((float(bound), float(count)) for bound, count in lines)
         if buckets and buckets[-1][1]:
-            found[name] = {
+            delays[name] = {
                 "p50": round(quantile(buckets, 0.5), 5),
                 "p99": round(quantile(buckets, 0.99), 5),
                 "count": buckets[-1][1],
             }
-    return found
+    return delays
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -244,17 +244,17 @@ def main() -> int:
     wanted = [("plain", PLAIN, compare)] if arguments.only != "ours" else []
     if arguments.only != "plain":
         wanted += [("ours", arguments.ours, count) for count in sorted({*sizes, compare})]
-    found = []
+    figures = []
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     for name, command, count in wanted:
-        found.append(measure(name, command, count, arguments.limit))
-        last = found[-1]
+        figures.append(measure(name, command, count, arguments.limit))
+        last = figures[-1]
         print(
             f"{name:<6} {count:>5} iterations ({last.ready} ready): {last.seconds:8.1f} s, {last.writes:>6} writes "
             f"({last.writes / count:.1f} each), {last.rss_mb:.0f} MB ({last.import_mb:.0f} MB after import)",
             flush=True,
         )
-        arguments.out.write_text(json.dumps(summary(found), indent=1) + "\n")
+        arguments.out.write_text(json.dumps(summary(figures), indent=1) + "\n")
     print(f"written: {arguments.out}")
     return 0
 

@@ -283,12 +283,12 @@ def _create_job(owner: Any, name: str, stage: str, config: Object) -> None:
 
 def _get_job(namespace: str, name: str) -> Any:
     try:
-        found = _batch().read_namespaced_job(name, namespace)
+        job = _batch().read_namespaced_job(name, namespace)
     except ApiException as error:
         if error.status == 404:
             return None
         raise
-    return _client().sanitize_for_serialization(found)
+    return _client().sanitize_for_serialization(job)
 
 
 def _ended(job: Any) -> str | None:
@@ -305,8 +305,8 @@ def _result(namespace: str, job: str) -> Object:
     for pod in pods.items:
         ended = pod.status.container_statuses[0].state.terminated if pod.status.container_statuses else None
         if ended is not None and ended.exit_code == 0:
-            found: Object = json.loads(ended.message)
-            return found
+            result: Object = json.loads(ended.message)
+            return result
     raise kopf.TemporaryError(f"the result of {job} cannot be read yet", delay=INTERVAL)
 
 

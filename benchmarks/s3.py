@@ -141,18 +141,18 @@ def awscli_startup(work: Path, environment: dict[str, str], server: S3Server) ->
     empty = work / "empty"
     empty.mkdir()
     aws = [str(PEERS_PYTHON.with_name("aws")), "--endpoint-url", server.endpoint]
-    found = []
+    seconds = []
     for _ in range(3):
         started = time.monotonic()
         command = [*aws, "s3", "cp", "--quiet", "--recursive", str(empty), f"s3://{server.bucket}/nothing"]
         subprocess.run(command, env=environment, check=True)
-        found.append(time.monotonic() - started)
-    return statistics.median(found)
+        seconds.append(time.monotonic() - started)
+    return statistics.median(seconds)
 
 
 def rounds(names: list[str], count: int, shards: Path, work: Path, server: S3Server) -> list[Figures]:
     """Let everybody upload and download, in turn; whoever begins changes from round to round."""
-    found = []
+    figures = []
     client = server.client()
     startup = awscli_startup(work, {**os.environ, **server.environment()}, server) if "awscli" in names else 0.0
     for number in range(count):
@@ -162,8 +162,8 @@ def rounds(names: list[str], count: int, shards: Path, work: Path, server: S3Ser
             client.create_bucket(Bucket=bucket)
             target.mkdir()
             for verb, folder in (("upload", shards), ("download", target)):
-                found.append(measure(who, verb, folder, server, bucket, startup))
-                last = found[-1]
+                figures.append(measure(who, verb, folder, server, bucket, startup))
+                last = figures[-1]
                 print(
                     f"{number + 1} {who:<10} {verb:<8} {last.seconds:7.2f} s, {last.rss_mb:5.0f} MB, "
                     f"{last.cpu_seconds:5.1f} s of CPU",
@@ -173,7 +173,7 @@ def rounds(names: list[str], count: int, shards: Path, work: Path, server: S3Ser
                 raise SystemExit(f"{who}: what came back is not what was sent")
             shutil.rmtree(target)
             client.delete_bucket(Bucket=bucket)  # with all that is in it, as this server does
-    return found
+    return figures
 
 
 def _same(sent: Path, brought: Path) -> bool:
@@ -182,14 +182,14 @@ def _same(sent: Path, brought: Path) -> bool:
     return sizes == {path.name: path.stat().st_size for path in brought.rglob("*.safetensors")}
 
 
-def summary(found: list[Figures], size: int) -> dict[str, Any]:
+def summary(figures: list[Figures], size: int) -> dict[str, Any]:
     """Medians of each peer, and how ours compare with the fastest one: peer seconds / our seconds."""
 
     def median(who: str, verb: str, what: str = "seconds") -> float:
-        values = [getattr(item, what) for item in found if (item.who, item.verb) == (who, verb)]
+        values = [getattr(item, what) for item in figures if (item.who, item.verb) == (who, verb)]
         return round(statistics.median(values), 3)
 
-    names = sorted({item.who for item in found})
+    names = sorted({item.who for item in figures})
     peers = [name for name in names if name != "ours"]
     result: dict[str, Any] = {"bytes": size, "shards": SHARDS, "machine": _machine(), "does": DOES, "medians": {}}
     for verb in ("upload", "download"):
@@ -202,8 +202,8 @@ def summary(found: list[Figures], size: int) -> dict[str, Any]:
             verified = median(fastest, verb, "verified") / median("ours", verb, "verified")
             result[f"{verb}_ratio_verified"] = round(verified, 3)
     if "ours" in names:
-        result["rss_mb"] = max(item.rss_mb for item in found if item.who == "ours")
-    return result | {"transfers": [asdict(item) for item in found]}
+        result["rss_mb"] = max(item.rss_mb for item in figures if item.who == "ours")
+    return result | {"transfers": [asdict(item) for item in figures]}
 
 
 def _machine() -> dict[str, Any]:
@@ -238,8 +238,8 @@ def main() -> int:
         (work / "aws.ini").write_text(AWS_CONFIG)
         os.environ |= {"AWS_CONFIG_FILE": str(work / "aws.ini"), "AWS_EC2_METADATA_DISABLED": "true"}
         with start_s3(work / "server", volume_mb=30_000, volumes=4) as server:
-            found = rounds(names, count, work / "shards", work, server)
-    result = summary(found, size)
+            figures = rounds(names, count, work / "shards", work, server)
+    result = summary(figures, size)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     shown = {key: value for key, value in result.items() if key not in ("transfers", "does", "machine")}

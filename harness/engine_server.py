@@ -65,8 +65,8 @@ class EngineServer:
 
     def state(self) -> dict[str, Any]:
         """What `/psr/state` tells."""
-        found: dict[str, Any] = httpx.get(f"{self.control_url}/psr/state", headers=self.bearer, timeout=30).json()
-        return found
+        state: dict[str, Any] = httpx.get(f"{self.control_url}/psr/state", headers=self.bearer, timeout=30).json()
+        return state
 
     def ready(self, digest: str | None = None) -> bool:
         """Whether the server is ready for a model, at this moment."""

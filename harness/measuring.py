@@ -96,7 +96,7 @@ def quantile(buckets: Sequence[tuple[float, float]], share: float) -> float:
 
 def delays_of(text: str) -> dict[str, dict[str, float]]:
     """p50 and p99 in seconds, and the count, of the operator's histograms in the text of /metrics."""
-    found = {}
+    delays = {}
     for family in text_string_to_metric_families(text):
         if family.name in (RECONCILE, CHILD):
             buckets = sorted(
@@ -104,5 +104,5 @@ def delays_of(text: str) -> dict[str, dict[str, float]]:
             )
             if buckets[-1][1]:
                 p50, p99 = (round(quantile(buckets, share), 5) for share in (0.5, 0.99))
-                found[family.name] = {"p50": p50, "p99": p99, "count": buckets[-1][1]}
-    return found
+                delays[family.name] = {"p50": p50, "p99": p99, "count": buckets[-1][1]}
+    return delays

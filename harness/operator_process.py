@@ -185,9 +185,9 @@ def start_operator(
 def _port_of(operator: Operator) -> int:
     deadline = time.monotonic() + START_SECONDS
     while True:
-        found = re.search(r"health and metrics on port (\d+)", operator.said())
-        if found is not None:
-            return int(found[1])
+        match = re.search(r"health and metrics on port (\d+)", operator.said())
+        if match is not None:
+            return int(match[1])
         if operator.process.poll() is not None or time.monotonic() > deadline:
             raise AssertionError(f"the operator did not start:\n{operator.said()[-4000:]}")
         time.sleep(0.02)

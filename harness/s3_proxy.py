@@ -31,13 +31,13 @@ class Wire:
 
     def requests(self) -> list[dict[str, str]]:
         """Every request so far: its headers by their names in small letters, and `request` for its first line."""
-        found = []
+        requests = []
         for stream in list(self._sent):
             for head in REQUEST.findall(stream):
                 first, *lines = head.decode("latin-1").strip().split("\r\n")
                 pairs = (line.partition(":") for line in lines)
-                found.append({"request": first} | {name.lower(): value.strip() for name, _, value in pairs})
-        return found
+                requests.append({"request": first} | {name.lower(): value.strip() for name, _, value in pairs})
+        return requests
 
 
 @contextlib.contextmanager

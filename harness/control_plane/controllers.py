@@ -31,7 +31,7 @@ class Owner:
 
     item: Object
     pods: dict[str, Object] = field(default_factory=dict)
-    made: set[str] = field(default_factory=set)
+    created: set[str] = field(default_factory=set)
     started: str = ""
     dirty: bool = False
     task: asyncio.Task[None] | None = None
@@ -58,16 +58,16 @@ class Controllers:
         owner = _controller(pod)
         if owner is None or owner["kind"] not in ("Job", "Deployment"):
             return
-        found = self._owners.get(owner["uid"])
-        pods = found.pods if found is not None else self._orphans.setdefault(owner["uid"], {})
+        known = self._owners.get(owner["uid"])
+        pods = known.pods if known is not None else self._orphans.setdefault(owner["uid"], {})
         if kind == "DELETED":
             pods.pop(pod["metadata"]["uid"], None)
-            if found is not None:
-                found.made.discard(_slot(pod))
+            if known is not None:
+                known.created.discard(_slot(pod))
         else:
             pods[pod["metadata"]["uid"]] = pod
-        if found is not None:
-            self._mark(found, self._sync_job if owner["kind"] == "Job" else self._sync_deployment)
+        if known is not None:
+            self._mark(known, self._sync_job if owner["kind"] == "Job" else self._sync_deployment)
 
     def _seen(self, kind: str, item: Object, sync: Callable[[Owner], Any]) -> None:
         if not self._player.plays(item):
@@ -136,7 +136,7 @@ class Controllers:
         if len(done) < count or live:
             present = {_index(pod) for pod in live} | done
             # A pod that was made and is not told of yet is present.
-            present |= {int(name.split("/")[0]) for name in owner.made - {_slot(pod) for pod in pods}}
+            present |= {int(name.split("/")[0]) for name in owner.created - {_slot(pod) for pod in pods}}
             missing = [index for index in range(count) if index not in present]
             await asyncio.gather(*(self._job_pod(owner, index) for index in missing))
             if len(done) != status.get("succeeded", 0) and not self._player.brief:
@@ -183,7 +183,7 @@ class Controllers:
     async def _suspended(self, owner: Owner) -> None:
         known = {item["type"] for item in owner.item.get("status", {}).get("conditions", [])}
         if "Suspended" not in known:
-            owner.made.clear()
+            owner.created.clear()
             why = ("JobSuspended", "Job suspended")
             await self._job_status(owner, {"active": 0, "startTime": None}, {"Suspended": why})
 
@@ -194,8 +194,8 @@ class Controllers:
         return {"startTime": owner.started or now(), "uncountedTerminatedPods": {}}
 
     async def _job_pod(self, owner: Owner, index: int) -> None:
-        number = sum(slot.startswith(f"{index}/") for slot in owner.made)
-        owner.made.add(f"{index}/{number}")
+        number = sum(slot.startswith(f"{index}/") for slot in owner.created)
+        owner.created.add(f"{index}/{number}")
         name = f"{owner.item['metadata']['name'][:50]}-{index}-{secrets.token_hex(3)}"
         extra = {INDEX: str(index), "psr.dev/slot": f"{index}/{number}"}
         labels = {INDEX: str(index)} if owner.item["spec"].get("completionMode") == "Indexed" else {}
@@ -203,12 +203,12 @@ class Controllers:
 
     async def _job_status(self, owner: Owner, fields: Object, conditions: dict[str, Any] | None = None) -> None:
         """Change fields of a Job's status; conditions by type: reason and message, or None for one that is to go."""
-        found = {item["type"]: item for item in owner.item.get("status", {}).get("conditions", [])}
+        conditions_before = {item["type"]: item for item in owner.item.get("status", {}).get("conditions", [])}
         for kind, why in (conditions or {}).items():
-            found.pop(kind, None)
+            conditions_before.pop(kind, None)
             if why is not None:
-                found[kind] = _condition(kind, True, *why, since="lastProbeTime")
-        await self._status(owner, {**fields, "conditions": list(found.values())})
+                conditions_before[kind] = _condition(kind, True, *why, since="lastProbeTime")
+        await self._status(owner, {**fields, "conditions": list(conditions_before.values())})
 
     # --- Deployments -------------------------------------------------------------------------------------------
 
@@ -222,13 +222,13 @@ class Controllers:
         staying = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
         current = [pod for pod in staying if pod["metadata"]["labels"].get(HASH) == template]
         old = [pod for pod in staying if pod not in current]
-        owner.made -= {pod["metadata"]["name"] for pod in pods}
+        owner.created -= {pod["metadata"]["name"] for pod in pods}
         wanted = spec.get("replicas", 1)
         await self._delete([*old, *current[wanted:]])
         recreate = spec.get("strategy", {}).get("type") == "Recreate"
         if not (recreate and len(pods) > len(current)):
             await asyncio.gather(
-                *(self._deployment_pod(owner, template) for _ in range(wanted - len(current) - len(owner.made)))
+                *(self._deployment_pod(owner, template) for _ in range(wanted - len(current) - len(owner.created)))
             )
         ready = sum(_is_ready(pod) for pod in current[:wanted])
         fields = {
@@ -246,7 +246,7 @@ class Controllers:
 
     async def _deployment_pod(self, owner: Owner, template: str) -> None:
         name = f"{owner.item['metadata']['name'][:50]}-{template[:5]}-{secrets.token_hex(3)}"
-        owner.made.add(name)
+        owner.created.add(name)
         await self._make_pod(owner, name, {HASH: template}, {})
 
     # --- both --------------------------------------------------------------------------------------------------
@@ -290,9 +290,9 @@ class Controllers:
     async def _status(self, owner: Owner, status: Object) -> None:
         item = owner.item
         body = {"metadata": {"uid": item["metadata"]["uid"]}, "status": status}
-        found = await self._player.write("PATCH", f"{_path(item)}/status", body, MERGE)
-        if found is not None and not owner.gone:
-            owner.item = {**found, "apiVersion": item["apiVersion"], "kind": item["kind"]}
+        stored = await self._player.write("PATCH", f"{_path(item)}/status", body, MERGE)
+        if stored is not None and not owner.gone:
+            owner.item = {**stored, "apiVersion": item["apiVersion"], "kind": item["kind"]}
 
 
 def _path(item: Object) -> str:
@@ -304,8 +304,8 @@ def _path(item: Object) -> str:
 
 def _condition(kind: str, status: bool, reason: str, message: str, *, since: str) -> Object:
     """A condition; `since`: what this kind calls its second time."""
-    found = {"type": kind, "status": str(status), "reason": reason, "message": message}
-    return {**found, since: now(), "lastTransitionTime": now()}
+    condition = {"type": kind, "status": str(status), "reason": reason, "message": message}
+    return {**condition, since: now(), "lastTransitionTime": now()}
 
 
 def _version(item: Object) -> int:
@@ -360,10 +360,10 @@ def _what(pod: Object, name: str) -> str:
 
 def _ranges(numbers: set[int]) -> str:
     """`0-2,4`."""
-    found: list[list[int]] = []
+    ranges: list[list[int]] = []
     for number in sorted(numbers):
-        if found and number == found[-1][1] + 1:
-            found[-1][1] = number
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
         else:
-            found.append([number, number])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
+            ranges.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)

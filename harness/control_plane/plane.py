@@ -113,10 +113,10 @@ class ControlPlane:
         except urllib.error.HTTPError as error:
             text = error.read()
             try:
-                found = json.loads(text)
+                status = json.loads(text)
             except ValueError:
-                found = {"message": text.decode(errors="replace")}
-            raise APIError(error.code, found, f"{verb} {path}") from None
+                status = {"message": text.decode(errors="replace")}
+            raise APIError(error.code, status, f"{verb} {path}") from None
         return json.loads(text) if text.startswith((b"{", b"[")) else text.decode()
 
     @property
@@ -203,7 +203,7 @@ def launch_control_plane(
     Raises:
         RuntimeError: something did not start; the message holds the end of its log. Nothing is left running.
     """
-    found = programs()
+    built = programs()
     folder.mkdir(parents=True, exist_ok=True)
     etcd, peer, api, manager, scheduling = free_ports(5)
     write_keys(folder, address)
@@ -213,7 +213,7 @@ def launch_control_plane(
     url = f"https://{address}:{api}"
     kubeconfig = folder / "admin.kubeconfig"
     plane = ControlPlane(
-        url, folder / "ca.crt", kubeconfig, found["kubectl"], folder, folder / "audit.log" if enforce else None, token
+        url, folder / "ca.crt", kubeconfig, built["kubectl"], folder, folder / "audit.log" if enforce else None, token
     )
     plane.detached = detached
     plane.kubeconfig_for(token, kubeconfig)
@@ -222,7 +222,7 @@ def launch_control_plane(
             plane,
             "etcd",
             [
-                found["etcd"],
+                built["etcd"],
                 f"--data-dir={folder / 'etcd'}",
                 f"--listen-client-urls=http://127.0.0.1:{etcd}",
                 f"--advertise-client-urls=http://127.0.0.1:{etcd}",
@@ -238,7 +238,7 @@ def launch_control_plane(
             plane,
             "kube-apiserver",
             [
-                found["kube-apiserver"],
+                built["kube-apiserver"],
                 f"--etcd-servers=http://127.0.0.1:{etcd}",
                 f"--etcd-compaction-interval={compact_seconds}s",
                 f"--secure-port={api}",
@@ -277,7 +277,7 @@ def launch_control_plane(
                 plane,
                 "kube-controller-manager",
                 [
-                    found["kube-controller-manager"],
+                    built["kube-controller-manager"],
                     f"--kubeconfig={kubeconfig}",
                     f"--controllers={','.join(controllers)}",
                     "--leader-elect=false",
@@ -295,7 +295,7 @@ def launch_control_plane(
                 plane,
                 "kube-scheduler",
                 [
-                    found["kube-scheduler"],
+                    built["kube-scheduler"],
                     f"--kubeconfig={kubeconfig}",
                     "--leader-elect=false",
                     "--bind-address=127.0.0.1",
@@ -323,8 +323,8 @@ def named_cluster(kubeconfig: Path, folder: Path) -> Iterator[ControlPlane]:
         command = [str(kubectl), f"--kubeconfig={kubeconfig}", *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=check).stdout
 
-    found = json.loads(ctl("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
-    cluster, user = found["clusters"][0]["cluster"], found["users"][0]["user"]
+    config = json.loads(ctl("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
+    cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
     ca = folder / "ca.crt"
     ca.write_bytes(base64.b64decode(cluster["certificate-authority-data"]))
     token = user.get("token")

@@ -22,7 +22,7 @@ from typing import Any
 from harness.control_plane.client import Client
 from harness.control_plane.nodes import keep_alive, make_nodes, remove_nodes
 from harness.control_plane.plane import APIError, ControlPlane
-from harness.control_plane.pod_life import Life, Outcome, Pod, succeed
+from harness.control_plane.pod_life import Outcome, PlayedPod, Pod, succeed
 from harness.control_plane.pod_ports import Order, Ports
 
 START_SECONDS = 30.0
@@ -72,7 +72,7 @@ class Player:
         self.with_ports = ports
         self.plays_jobs = jobs
         self.brief = brief
-        self.lives: dict[str, Life] = {}
+        self.played: dict[str, PlayedPod] = {}
         self.client: Client
         self.ports: Ports
         self._plane = plane
@@ -100,10 +100,10 @@ class Player:
         Returns:
             How many there were.
         """
-        found = [life for life in list(self.lives.values()) if name in life.view.names]
-        for life in found:
-            self._loop.call_soon_threadsafe(life.release, outcome)
-        return len(found)
+        played = [one for one in list(self.played.values()) if name in one.view.names]
+        for one in played:
+            self._loop.call_soon_threadsafe(one.release, outcome)
+        return len(played)
 
     def progress(self, name: str, **values: Any) -> None:
         """Set what `/progress` answers (`done`, `total`, `unit`, `eta`) for pods of this name, Workload or Job."""
@@ -111,7 +111,7 @@ class Player:
 
     def pods(self, name: str | None = None) -> list[Pod]:
         """The pods on the node, all of them or those of a Workload or Job."""
-        return [life.view for life in list(self.lives.values()) if name is None or name in life.view.names]
+        return [one.view for one in list(self.played.values()) if name is None or name in one.view.names]
 
     def until(self, happened: Callable[[], Any], what: str = "", seconds: float = 30.0) -> Any:
         """Wait for something; what it returned once that is true.
@@ -121,20 +121,20 @@ class Player:
         """
         deadline = time.monotonic() + seconds
         while True:
-            found = happened()
-            if found:
-                return found
+            result = happened()
+            if result:
+                return result
             assert time.monotonic() < deadline, f"{what or happened} did not happen in {seconds} s; {self.errors}"
             time.sleep(0.02)
 
     # --- what lives and controllers need -----------------------------------------------------------------------
 
-    def told_progress(self, pod: Pod) -> dict[str, Any]:
+    def progress_of(self, pod: Pod) -> dict[str, Any]:
         """The answer of a pod's `/progress`."""
-        told = {"stage": pod.stage, "done": 0, "total": None, "unit": "", "eta": None}
+        progress = {"stage": pod.stage, "done": 0, "total": None, "unit": "", "eta": None}
         for name in pod.names:
-            told |= self._progress.get(name, {})
-        return told
+            progress |= self._progress.get(name, {})
+        return progress
 
     def plays(self, item: dict[str, Any]) -> bool:
         """Whether an object lies in a namespace that is played."""
@@ -225,22 +225,22 @@ class Player:
         if controllers is not None:
             controllers.pod(kind, pod)
         uid = pod["metadata"]["uid"]
-        life = self.lives.get(uid)
+        played = self.played.get(uid)
         if kind == "DELETED":
-            if life is not None:
+            if played is not None:
                 self.counts["removed"] += 1
-                life.vanished()
-                del self.lives[uid]
+                played.vanished()
+                del self.played[uid]
             return
         node = pod["spec"].get("nodeName")
         if node is None and self._bind and kind == "ADDED" and "deletionTimestamp" not in pod["metadata"]:
             self.spawn(self.bind(pod))
         if node not in self.nodes:
             return
-        if life is None:
-            self.lives[uid] = life = Life(self, pod)
-            life.begin()
-        life.seen(pod)
+        if played is None:
+            self.played[uid] = played = PlayedPod(self, pod)
+            played.begin()
+        played.seen(pod)
 
     async def bind(self, pod: dict[str, Any]) -> None:
         """What the scheduler does."""

@@ -81,8 +81,8 @@ class Pod:
     @property
     def names(self) -> tuple[str, ...]:
         """By what it is called: its Job, its Workload, itself."""
-        found = (self.labels.get("batch.kubernetes.io/job-name", ""), self.workload, self.name)
-        return tuple(name for name in found if name)
+        names = (self.labels.get("batch.kubernetes.io/job-name", ""), self.workload, self.name)
+        return tuple(name for name in names if name)
 
     @property
     def config(self) -> dict[str, Any] | None:
@@ -106,7 +106,7 @@ def succeed(pod: Pod) -> Outcome:
 
 
 @dataclass
-class Life:
+class PlayedPod:
     """One pod on the player's node."""
 
     player: Player
@@ -250,7 +250,7 @@ class Life:
     async def _tell_progress(self, request: web.BaseRequest) -> web.Response:
         if request.path != "/progress":
             return web.Response(status=404)
-        return web.json_response(self.player.told_progress(self.view))
+        return web.json_response(self.player.progress_of(self.view))
 
     async def _serve_config(self) -> dict[str, Any] | None:
         """What a server pod is to serve: `serve.json` of a ConfigMap that it mounts."""
@@ -258,9 +258,9 @@ class Life:
             name = volume.get("configMap", {}).get("name")
             if name is None or volume["name"].startswith("kube-api-access"):
                 continue
-            found = await self.player.write("GET", f"/api/v1/namespaces/{self.view.namespace}/configmaps/{name}")
-            if found is not None and SERVE in found.get("data", {}):
-                config: dict[str, Any] = json.loads(found["data"][SERVE])
+            config_map = await self.player.write("GET", f"/api/v1/namespaces/{self.view.namespace}/configmaps/{name}")
+            if config_map is not None and SERVE in config_map.get("data", {}):
+                config: dict[str, Any] = json.loads(config_map["data"][SERVE])
                 return config
         return None
 
@@ -318,9 +318,9 @@ class Life:
                 container_status(item, {"terminated": done}, ready=True, restarts=0, last={}) for item in first
             ]
         body = {"metadata": {"uid": self.pod["metadata"]["uid"]}, "status": status}
-        found = await self.player.write("PATCH", f"{self._path}/status", body, MERGE)
-        if found is not None:
-            self.pod = found
+        stored = await self.player.write("PATCH", f"{self._path}/status", body, MERGE)
+        if stored is not None:
+            self.pod = stored
 
     def _conditions(self, ready: bool, why: str = "") -> list[dict[str, Any]]:
         mine = [

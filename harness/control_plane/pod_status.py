@@ -20,14 +20,14 @@ def environment_of(pod: Mapping[str, Any], address: str) -> dict[str, str]:
         **{f"metadata.annotations['{key}']": value for key, value in meta.get("annotations", {}).items()},
         **{f"metadata.labels['{key}']": value for key, value in meta.get("labels", {}).items()},
     }
-    found: dict[str, str] = {}
+    variables: dict[str, str] = {}
     for item in pod["spec"]["containers"][0].get("env", []):
         source = item.get("valueFrom")
         if source is None:
-            found[item["name"]] = expand(item.get("value", ""), found)
+            variables[item["name"]] = expand(item.get("value", ""), variables)
         elif "fieldRef" in source:
-            found[item["name"]] = fields.get(source["fieldRef"]["fieldPath"], "")
-    return found
+            variables[item["name"]] = fields.get(source["fieldRef"]["fieldPath"], "")
+    return variables
 
 
 def expand(text: str, known: Mapping[str, str]) -> str:

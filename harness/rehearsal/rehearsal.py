@@ -34,7 +34,7 @@ from harness.rehearsal.witness import (
     log_faults,
     orphans,
     refusals,
-    standing_faults,
+    status_faults,
 )
 from psr_operator import api
 from psr_operator.api import GROUP, VERSION
@@ -100,15 +100,15 @@ def rehearse(scale: Scale, folder: Path, say: Say = lambda _: None) -> Figures:
             return asyncio.run(Rehearsal(scale, plane, player, say).go())
 
 
-def lifespans(pace: float) -> Callable[[Pod], Outcome]:
+def lifespans(factor: float) -> Callable[[Pod], Outcome]:
     """What becomes of pods: delays as on a node that has the images, drawn evenly, times `pace`."""
     chance = random.Random(0)
 
     def script(pod: Pod) -> Outcome:
-        starts, stops = chance.uniform(0.3, 1.5) * pace, chance.uniform(0.5, 3.0) * pace
+        starts, stops = chance.uniform(0.3, 1.5) * factor, chance.uniform(0.5, 3.0) * factor
         if not pod.stage:  # a server
             return Outcome(hold=True, start_seconds=starts, stop_seconds=stops)
-        return Outcome(delay=chance.uniform(1.0, 5.0) * pace, start_seconds=starts, stop_seconds=stops)
+        return Outcome(delay=chance.uniform(1.0, 5.0) * factor, start_seconds=starts, stop_seconds=stops)
 
     return script
 
@@ -175,7 +175,7 @@ class Rehearsal:
         begun = time.monotonic()
         bodies = [run(number, scale.iterations) for number in range(scale.runs)]
         await asyncio.gather(*(self.client.request("POST", path, body) for body in bodies))
-        await self._happens(lambda: len(self.witness.over) == scale.runs, scale.limit, operator)
+        await self._happens(lambda: len(self.witness.settled) == scale.runs, scale.limit, operator)
         seconds = time.monotonic() - begun
         if len(self.witness.ready) == scale.runs:
             return seconds
@@ -198,7 +198,7 @@ class Rehearsal:
         memory = memory_of(operator.process.pid) if alive else {}
         asked = await asyncio.to_thread(requests_of, self.plane, user)
         objects = [item for kind in KINDS_OF_RUNS for item in await self._list(kind)]
-        for key, lines in standing_faults(item for item in objects if item["kind"] in api.KINDS).items():
+        for key, lines in status_faults(item for item in objects if item["kind"] in api.KINDS).items():
             faults[key] += lines
         faults["orphans"] += orphans(objects)
         vanished = await self._vanish() if operator.process.poll() is None else None
@@ -253,7 +253,7 @@ class Rehearsal:
 
     async def _warnings(self) -> Counter[str]:
         """Warning events of others; those of the operator are faults."""
-        found: Counter[str] = Counter()
+        warnings: Counter[str] = Counter()
         for item in await self._list("Event"):
             reporter = item.get("reportingComponent") or item.get("source", {}).get("component", "")
             if item.get("type") != "Warning":
@@ -264,8 +264,8 @@ class Rehearsal:
                     f"{about['kind']}/{about['name']}: {item['reason']}: {item['message']}"
                 )
             else:
-                found[f"{reporter} {item['reason']}"] += 1
-        return found
+                warnings[f"{reporter} {item['reason']}"] += 1
+        return warnings
 
     async def _process_faults(self, operator: Operator) -> None:
         faults = self.witness.faults
@@ -286,14 +286,14 @@ class Rehearsal:
 
     async def _list(self, kind: str) -> list[Object]:
         """All objects of a kind in the namespace."""
-        found: list[Object] = []
+        objects: list[Object] = []
         following = ""
         while True:
             answer = await self._page(kind, PAGE, following)
-            found += [{**item, "kind": kind} for item in answer["items"]]
+            objects += [{**item, "kind": kind} for item in answer["items"]]
             following = answer["metadata"].get("continue", "")
             if not following:
-                return found
+                return objects
 
     async def _page(self, kind: str, limit: int, following: str = "") -> Object:
         path = (
@@ -301,8 +301,8 @@ class Rehearsal:
             if kind == "EndpointSlice"
             else collection_of(kind, NAMESPACE)
         )
-        found: Object = await self.client.request("GET", f"{path}?limit={limit}&continue={following}")
-        return found
+        page: Object = await self.client.request("GET", f"{path}?limit={limit}&continue={following}")
+        return page
 
     async def _until(self, happened: Callable[[], bool], what: str, seconds: float) -> None:
         if not await self._happens(happened, seconds, None):
@@ -319,8 +319,8 @@ class Rehearsal:
         return True
 
     def _ended(self) -> list[tuple[str, int]]:
-        found = ((name, process.poll()) for name, process in self.processes.items())
-        return [(name, code) for name, code in found if code is not None]
+        codes = ((name, process.poll()) for name, process in self.processes.items())
+        return [(name, code) for name, code in codes if code is not None]
 
     async def _tell_progress(self, operator: Operator) -> None:
         begun = time.monotonic()

@@ -77,7 +77,7 @@ class Witness:
         faults: by the key of `CHECKS`.
         pods: made, `server` or by stage. jobs: made, by stage.
         most_pending: pods that waited for a node or for their start at the same time.
-        ready, over: names of the runs that are Ready; that are Ready or Stalled.
+        ready, settled: names of the runs that are Ready; that are Ready or Stalled.
         models: made by each run, M1 included.
     """
 
@@ -86,7 +86,7 @@ class Witness:
     jobs: Counter[str] = field(default_factory=Counter)
     most_pending: int = 0
     ready: set[str] = field(default_factory=set)
-    over: set[str] = field(default_factory=set)
+    settled: set[str] = field(default_factory=set)
     models: dict[str, int] = field(default_factory=dict)
     live: set[str] = field(default_factory=set)
     _known: set[str] = field(default_factory=set)
@@ -131,48 +131,48 @@ class Witness:
         name, status = item["metadata"]["name"], item.get("status", {})
         self.models[name] = len(status.get("models", ()))
         _put(self.ready, name, condition(item, "Ready").get("status") == "True")
-        _put(self.over, name, name in self.ready or condition(item, "Stalled").get("status") == "True")
+        _put(self.settled, name, name in self.ready or condition(item, "Stalled").get("status") == "True")
 
     def count(self, scale: Scale) -> None:
         """Compare what was made with what the runs need."""
         servers = self.pods["server"]
-        for what, found, wanted in (
+        for what, count, wanted in (
             ("Jobs", self.jobs.total(), scale.jobs),
             ("pods of stages", self.pods.total() - servers, scale.stage_pods),
             ("pods of servers", servers, scale.server_pods),
         ):
-            if found != wanted:
-                self.faults["attempts"].append(f"{found} {what} were made instead of {wanted}")
+            if count != wanted:
+                self.faults["attempts"].append(f"{count} {what} were made instead of {wanted}")
 
 
-def standing_faults(objects: Iterable[Object]) -> dict[str, list[str]]:
+def status_faults(objects: Iterable[Object]) -> dict[str, list[str]]:
     """What the operator's objects say of themselves, once all is done: nothing failed, nothing was repeated."""
-    found: dict[str, list[str]] = {"stalled": [], "attempts": []}
+    faults: dict[str, list[str]] = {"stalled": [], "attempts": []}
     for item in objects:
         name = f"{item['kind']}/{item['metadata']['name']}"
         stalled = condition(item, "Stalled")
         if stalled.get("status") == "True":
-            found["stalled"].append(f"{name}: {stalled.get('reason')}: {stalled.get('message')}")
+            faults["stalled"].append(f"{name}: {stalled.get('reason')}: {stalled.get('message')}")
         for step, attempts in item.get("status", {}).get("attempts", {}).items():
             if attempts.get("attempt", 0) > 1:
-                found["attempts"].append(f"{name}: {step} came to attempt {attempts['attempt']}")
-    return found
+                faults["attempts"].append(f"{name}: {step} came to attempt {attempts['attempt']}")
+    return faults
 
 
 def orphans(objects: Sequence[Object]) -> list[str]:
     """What belongs to nobody: an object of ours whose owner is not there, or that has none and is no run."""
     known = {item["metadata"]["uid"] for item in objects}
-    found = []
+    lines = []
     for item in objects:
         meta = item["metadata"]
         owners = meta.get("ownerReferences", ())
         ours = item["kind"] in KINDS or LABEL_UID in meta.get("labels", {})
         gone = [owner for owner in owners if owner["uid"] not in known]
         if gone:
-            found.append(f"{item['kind']}/{meta['name']}: {gone[0]['kind']}/{gone[0]['name']} is not there")
+            lines.append(f"{item['kind']}/{meta['name']}: {gone[0]['kind']}/{gone[0]['name']} is not there")
         elif ours and not owners and item["kind"] != "SelfRewardRun":
-            found.append(f"{item['kind']}/{meta['name']} has no owner")
-    return found
+            lines.append(f"{item['kind']}/{meta['name']} has no owner")
+    return lines
 
 
 def log_faults(text: str) -> list[str]:
@@ -182,7 +182,7 @@ def log_faults(text: str) -> list[str]:
 
 def refusals(folder: Path, user: str) -> Counter[str]:
     """Writes of a user that the apiserver refused, as `409 patch jobs/status`, from the audit logs in a folder."""
-    found: Counter[str] = Counter()
+    refused: Counter[str] = Counter()
     for log in sorted(folder.glob("audit*.log")):
         with open(log, encoding="utf-8") as lines:
             for line in lines:
@@ -192,14 +192,14 @@ def refusals(folder: Path, user: str) -> Counter[str]:
                 code, verb, about = event.get("responseStatus", {}).get("code", 0), event["verb"], event["objectRef"]
                 if event["user"]["username"] == user and code >= 400 and verb not in ("get", "list", "watch"):
                     kind = "/".join(part for part in (about.get("resource"), about.get("subresource")) if part)
-                    found[f"{code} {verb} {kind}"] += 1
-    return found
+                    refused[f"{code} {verb} {kind}"] += 1
+    return refused
 
 
 def condition(item: Object, kind: str) -> Object:
     """A condition of an object; empty where it has none of that type."""
     conditions = item.get("status", {}).get("conditions", ())
-    return next((found for found in conditions if found["type"] == kind), {})
+    return next((item for item in conditions if item["type"] == kind), {})
 
 
 def _gpus(pod: Object) -> bool:

@@ -43,11 +43,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """The node of `make cluster-up`, or the cluster that PSR_TEST_KUBECONFIG names."""
-    given = os.environ.get("PSR_TEST_KUBECONFIG") or kubeconfig()
-    if given is None:
+    place = os.environ.get("PSR_TEST_KUBECONFIG") or kubeconfig()
+    if place is None:
         pytest.fail("no cluster: run `make cluster-up`, or name one in PSR_TEST_KUBECONFIG")
-    with named_cluster(Path(given), tmp_path_factory.mktemp("cluster")) as found:
-        yield found
+    with named_cluster(Path(place), tmp_path_factory.mktemp("cluster")) as named:
+        yield named
 
 
 @pytest.fixture(scope="session")
@@ -83,17 +83,17 @@ def installed(cluster: ControlPlane) -> Iterator[ControlPlane]:
 @pytest.fixture(scope="module")
 def team(cluster: ControlPlane, store: Store) -> Iterator[Callable[[str], str]]:
     """Makes namespaces of teams, which enforce the `restricted` Pod Security level and hold the S3 Secret."""
-    made = []
+    namespaces = []
 
     def make(name: str) -> str:
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
         cluster.request("POST", "/api/v1/namespaces", {"metadata": {"name": name, "labels": labels}})
-        made.append(name)
+        namespaces.append(name)
         store.give_to(cluster, name)
         return name
 
     yield make
-    for name in made:
+    for name in namespaces:
         with contextlib.suppress(AssertionError):
             cluster.ctl("delete", "psr", "--all", "-n", name, "--timeout=120s")
         cluster.ctl("delete", "namespace", name, "--timeout=180s")

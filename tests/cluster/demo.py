@@ -49,14 +49,14 @@ def lineage(storage: Storage, uri: str, expected: str | None = None) -> dict[str
     Raises:
         AssertionError: an artefact is not there, or is not the one that was read.
     """
-    found: dict[str, Manifest | None] = {}
+    artefacts: dict[str, Manifest | None] = {}
     waiting: list[tuple[str, str | None]] = [(uri, expected)]
     while waiting:
         place, digest = waiting.pop()
         manifest = read_manifest(storage, place)
         there = manifest.identity if manifest is not None else digest_of_input(storage, place)
         assert digest in (None, there), f"{place}: is {there}, was read as {digest}"
-        if place not in found and manifest is not None:
+        if place not in artefacts and manifest is not None:
             waiting += [(entry.uri, entry.digest) for entry in manifest.inputs.values()]
-        found[place] = manifest
-    return found
+        artefacts[place] = manifest
+    return artefacts

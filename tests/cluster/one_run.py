@@ -12,7 +12,7 @@ from harness.control_plane.plane import APIError, ControlPlane
 
 T = TypeVar("T")
 Object = dict[str, Any]
-MADE = ("Job", "Deployment", "Service", "ConfigMap", "Secret", "PodDisruptionBudget", "Pod")
+KINDS_OF_A_RUN = ("Job", "Deployment", "Service", "ConfigMap", "Secret", "PodDisruptionBudget", "Pod")
 OURS = "labelSelector=app.kubernetes.io/managed-by%3Dpsr"
 
 
@@ -32,8 +32,8 @@ class Run:
 
     def read(self) -> Object:
         """The object as it is now."""
-        found: Object = self.cluster.request("GET", f"{collection_of(self.kind, self.namespace)}/{self.name}")
-        return found
+        stored: Object = self.cluster.request("GET", f"{collection_of(self.kind, self.namespace)}/{self.name}")
+        return stored
 
     def condition(self, kind: str) -> Object | None:
         """A condition of it, or None."""
@@ -64,9 +64,9 @@ class Run:
         """Wait for something that is not None or False; a run that is Stalled never gets there."""
         deadline = time.monotonic() + self.seconds
         while True:
-            found = done()
-            if found:
-                return found
+            result = done()
+            if result:
+                return result
             stalled = self.condition("Stalled")
             assert stalled is None or stalled["status"] != "True", f"waited for {what}: {stalled}"
             assert time.monotonic() < deadline, f"waited for {what}: {self.read().get('status')}"
@@ -76,29 +76,29 @@ class Run:
         """Wait until it is Ready; the object."""
 
         def ready() -> bool:
-            found = self.condition("Ready")
-            return found is not None and found["status"] == "True"
+            condition = self.condition("Ready")
+            return condition is not None and condition["status"] == "True"
 
         self.until(ready, f"{self.kind}/{self.name} to be Ready")
         return self.read()
 
-    def made(self) -> list[Object]:
+    def belongings(self) -> list[Object]:
         """Everything of the namespace that PSR made, kinds of its own included."""
-        found: list[Object] = []
-        for kind in MADE:
+        objects: list[Object] = []
+        for kind in KINDS_OF_A_RUN:
             items = self.cluster.request("GET", f"{collection_of(kind, self.namespace)}?{OURS}")["items"]
-            found += [{**item, "kind": kind} for item in items]
+            objects += [{**item, "kind": kind} for item in items]
         for plural in ("selfrewarditerations", "preferencegenerations", "stepdpojobs", "sftjobs", "modelevaluations"):
             path = f"/apis/psr.dev/v1alpha1/namespaces/{self.namespace}/{plural}"
-            found += self.cluster.request("GET", path)["items"]
+            objects += self.cluster.request("GET", path)["items"]
         path = f"/apis/psr.dev/v1alpha1/namespaces/{self.namespace}/policyservers"
-        return found + list(self.cluster.request("GET", path)["items"])
+        return objects + list(self.cluster.request("GET", path)["items"])
 
     def delete(self) -> None:
         """Delete it and wait until everything that it made is gone."""
         self.cluster.request("DELETE", f"{collection_of(self.kind, self.namespace)}/{self.name}")
         deadline = time.monotonic() + 180
-        while left := [f"{item['kind']}/{item['metadata']['name']}" for item in self.made()]:
+        while left := [f"{item['kind']}/{item['metadata']['name']}" for item in self.belongings()]:
             assert time.monotonic() < deadline, f"still there: {', '.join(left)}"
             time.sleep(0.5)
 

@@ -166,11 +166,11 @@ def _forwarded(cluster: ControlPlane) -> Iterator[str]:
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        found = re.search(r"127\.0\.0\.1:(\d+)", line)
-        assert found is not None, f"kubectl port-forward: {line}{process.stdout.read()}"
+        match = re.search(r"127\.0\.0\.1:(\d+)", line)
+        assert match is not None, f"kubectl port-forward: {line}{process.stdout.read()}"
         drained = threading.Thread(target=process.stdout.read)  # it tells of every connection
         drained.start()
-        yield f"http://127.0.0.1:{found[1]}"
+        yield f"http://127.0.0.1:{match[1]}"
         process.terminate()
         drained.join()
     finally:

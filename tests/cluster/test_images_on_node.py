@@ -28,15 +28,15 @@ pytestmark = pytest.mark.skipif(
 
 @cache
 def configuration(tag: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(run(*BUILDAH, "inspect", "--type=image", tag))["OCIv1"]
-    return found
+    configuration: dict[str, Any] = json.loads(run(*BUILDAH, "inspect", "--type=image", tag))["OCIv1"]
+    return configuration
 
 
 @pytest.mark.parametrize("repository", OURS)
 def test_it_says_what_it_is_and_runs_as_nobody(cluster: ControlPlane, repository: str) -> None:
-    found = configuration(f"{repository}:{TAG}")["config"]
-    assert found["User"] == "65532:65532"
-    labels = {key.removeprefix("org.opencontainers.image."): value for key, value in found["Labels"].items()}
+    config = configuration(f"{repository}:{TAG}")["config"]
+    assert config["User"] == "65532:65532"
+    labels = {key.removeprefix("org.opencontainers.image."): value for key, value in config["Labels"].items()}
     assert labels["licenses"] == "Apache-2.0"
     assert labels["version"] == "0.1.0"
     assert len(labels["revision"]) == 40

@@ -93,8 +93,8 @@ class Network:
         """What of these is otherwise, after as long as the network may take."""
         deadline = time.monotonic() + SETTLE_SECONDS
         while True:
-            found = {key: self.reaches(*key) for key in expected}
-            wrong = {key: reached for key, reached in found.items() if reached != expected[key]}
+            reached_now = {key: self.reaches(*key) for key in expected}
+            wrong = {key: reached for key, reached in reached_now.items() if reached != expected[key]}
             if not wrong or time.monotonic() > deadline:
                 return wrong
             time.sleep(1)

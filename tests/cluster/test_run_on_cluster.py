@@ -128,9 +128,9 @@ def disturb(run: Run, store: Store) -> None:
     prefix = f"s3://psr/runs/{run.namespace}/{RUN}"
 
     def wait(done: Callable[[], Any], what: str) -> Any:
-        found = run.until(done, what)
+        result = run.until(done, what)
         print(f"\n  {what}", end="", flush=True)
-        return found
+        return result
 
     def new_leader(old: str) -> Callable[[], bool]:
         return lambda: (release.leader(cluster) or old) != old
@@ -229,13 +229,15 @@ def test_every_problem_has_exactly_one_record(done: Done) -> None:
 
 def test_lineage_is_complete(done: Done) -> None:
     """From the report back to the demo's inputs: every artefact is there and is the one that was read."""
-    found = lineage(done.storage, f"{done.prefix}/report/m2")
-    made = {uri.removeprefix(done.prefix).strip("/"): item.stage for uri, item in found.items() if item is not None}
-    assert made["m1"] == "sft"
-    assert made["m2"] == "step-dpo"
-    assert made["iteration-1/pairs"] == "merge"
-    assert set(made.values()) == {"sft", "search", "merge", "step-dpo", "evaluate", "report"}
-    elsewhere = {uri for uri, item in found.items() if item is None}
+    artefacts = lineage(done.storage, f"{done.prefix}/report/m2")
+    stages = {
+        uri.removeprefix(done.prefix).strip("/"): item.stage for uri, item in artefacts.items() if item is not None
+    }
+    assert stages["m1"] == "sft"
+    assert stages["m2"] == "step-dpo"
+    assert stages["iteration-1/pairs"] == "merge"
+    assert set(stages.values()) == {"sft", "search", "merge", "step-dpo", "evaluate", "report"}
+    elsewhere = {uri for uri, item in artefacts.items() if item is None}
     assert elsewhere == {
         f"{INPUTS}/{name}" for name in ("base", "ift.jsonl", "eft.jsonl", "problems.jsonl", "test.jsonl")
     }
@@ -286,23 +288,23 @@ def test_it_agrees_with_a_run_on_this_machine(done: Done, local: Local) -> None:
 
 def test_nothing_is_left_without_an_owner(done: Done) -> None:
     """The last test of the run: everything belongs to it, and goes with it."""
-    made = done.run.made()
-    uids = {item["metadata"]["uid"] for item in made} | {done.object["metadata"]["uid"]}
+    objects = done.run.belongings()
+    uids = {item["metadata"]["uid"] for item in objects} | {done.object["metadata"]["uid"]}
     replica_sets = done.run.cluster.request("GET", f"{collection_of('ReplicaSet', done.run.namespace)}")["items"]
     uids |= {item["metadata"]["uid"] for item in replica_sets}
-    for item in made:
+    for item in objects:
         owners = [owner["uid"] for owner in item["metadata"].get("ownerReferences", ())]
         assert owners, f"{item['kind']}/{item['metadata']['name']} has no owner"
         assert set(owners) <= uids, f"{item['kind']}/{item['metadata']['name']} belongs to what is gone"
-    jobs = [item["metadata"]["name"] for item in made if item["kind"] == "Job"]
+    jobs = [item["metadata"]["name"] for item in objects if item["kind"] == "Job"]
     assert len(jobs) == len(set(jobs))
     done.run.delete()
 
 
 def _manifest(done: Done, uri: str) -> Manifest:
-    found = read_manifest(done.storage, uri)
-    assert found is not None, uri
-    return found
+    manifest = read_manifest(done.storage, uri)
+    assert manifest is not None, uri
+    return manifest
 
 
 def _lines(done: Done, uri: str, name: str) -> list[str]:

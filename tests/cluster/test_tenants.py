@@ -133,8 +133,8 @@ def _object(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
 
 def _ask(teams: Teams, name: str, questions: list[tuple[str, dict[str, str]]]) -> dict[str, int]:
     """HTTP codes of GET requests from a pod of the second team."""
-    found: dict[str, int] = json.loads(_run_python(teams, name, ASK, json.dumps(questions)))
-    return found
+    codes: dict[str, int] = json.loads(_run_python(teams, name, ASK, json.dumps(questions)))
+    return codes
 
 
 def _run_python(teams: Teams, name: str, program: str, *arguments: str) -> str:

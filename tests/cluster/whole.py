@@ -28,15 +28,15 @@ NAMESPACE = "team-whole"
 
 
 def main() -> int:
-    given = os.environ.get("PSR_TEST_KUBECONFIG") or kubeconfig()
-    if given is None:
+    place = os.environ.get("PSR_TEST_KUBECONFIG") or kubeconfig()
+    if place is None:
         print("no cluster: run `make cluster-up`, or name one in PSR_TEST_KUBECONFIG", file=sys.stderr)
         return 1
     if not os.environ.get("PSR_TEST_KUBECONFIG"):
         images.make()
     with tempfile.TemporaryDirectory(prefix="psr-whole-") as folder:
         inputs = make_inputs(Path(folder) / "inputs")
-        with named_cluster(Path(given), Path(folder)) as cluster, start_store(cluster) as store:
+        with named_cluster(Path(place), Path(folder)) as cluster, start_store(cluster) as store:
             os.environ.update(store.variables)
             upload_folder(store.storage(), inputs, f"s3://{BUCKET}/input")
             release.install(cluster, release.values())
@@ -67,8 +67,8 @@ def _watch(run: Run) -> dict[str, Any]:
         if (line := "  ".join(lines)) != shown:
             shown = line
             print(f"{time.monotonic() - began:6.0f} s  {line}", flush=True)
-        found = run.condition("Ready")
-        return found is not None and found["status"] == "True"
+        condition = run.condition("Ready")
+        return condition is not None and condition["status"] == "True"
 
     run.until(ready, "the run to be Ready")
     return run.read()

@@ -70,7 +70,7 @@ class Referee:
 
     def __call__(self, pod: Pod) -> Outcome:
         trains, serves = pod.stage in TRAINING, not pod.stage
-        for pod_life in list(self.player.lives.values()) if self.player is not None else ():
+        for pod_life in list(self.player.played.values()) if self.player is not None else ():
             other = pod_life.view
             ended = pod_life.pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
             against = (trains and not other.stage) or (serves and other.stage in TRAINING)

@@ -121,7 +121,7 @@ class Stage:
         self.sees(PolicyServer__tiny_server="Idle")
 
     def _terminating(self) -> list[str]:
-        lives = [pod_life for pod_life in list(self.player.lives.values()) if LABEL_SERVER in pod_life.view.labels]
+        lives = [pod_life for pod_life in list(self.player.played.values()) if LABEL_SERVER in pod_life.view.labels]
         return [pod_life.view.name for pod_life in lives if "deletionTimestamp" in pod_life.pod["metadata"]]
 
     def cut(self, what: str) -> None:

@@ -79,13 +79,13 @@ class Space:
 
     def condition(self, kind: str) -> Object | None:
         """A condition of the Job that is True."""
-        found = self.plane.request("GET", f"{self.jobs}/work-a1").get("status", {}).get("conditions", [])
-        return next((item for item in found if item["type"] == kind and item["status"] == "True"), None)
+        conditions = self.plane.request("GET", f"{self.jobs}/work-a1").get("status", {}).get("conditions", [])
+        return next((item for item in conditions if item["type"] == kind and item["status"] == "True"), None)
 
     def ended(self, kind: str) -> Object:
         """Wait for it."""
-        found: Object = self.player.until(lambda: self.condition(kind), kind)
-        return found
+        condition: Object = self.player.until(lambda: self.condition(kind), kind)
+        return condition
 
     def gone(self) -> bool:
         """Whether neither Jobs nor pods are left."""
@@ -164,18 +164,18 @@ def test_a_held_pod_tells_its_progress_and_ends_when_it_is_released(space: Space
     space.player.progress("work-a1", done=3, total=4, unit="problems", eta=5.0)
 
     def running() -> bool:
-        found = space.plane.request("GET", f"{space.pods}/{pod.name}")
-        return found["status"]["phase"] == "Running" and found["status"]["podIP"] == pod.address
+        stored = space.plane.request("GET", f"{space.pods}/{pod.name}")
+        return stored["status"]["phase"] == "Running" and stored["status"]["podIP"] == pod.address
 
     space.player.until(running, "a running pod")
     with OPENER.open(f"http://{pod.address}:8090/progress", timeout=5) as answer:
-        told = json.loads(answer.read())
-    assert told == {"stage": "search", "done": 3, "total": 4, "unit": "problems", "eta": 5.0}
+        progress = json.loads(answer.read())
+    assert progress == {"stage": "search", "done": 3, "total": 4, "unit": "problems", "eta": 5.0}
     space.player.release(pod.name, Outcome(code=137, reason="OOMKilled"))
     assert space.ended("Failed")["reason"] == "BackoffLimitExceeded"
-    found = space.plane.request("GET", f"{space.pods}/{pod.name}")["status"]["containerStatuses"][0]
-    assert found["state"]["terminated"]["reason"] == "OOMKilled"
-    assert "message" not in found["state"]["terminated"]
+    stored = space.plane.request("GET", f"{space.pods}/{pod.name}")["status"]["containerStatuses"][0]
+    assert stored["state"]["terminated"]["reason"] == "OOMKilled"
+    assert "message" not in stored["state"]["terminated"]
 
 
 def test_a_server_is_ready_once_it_has_loaded_and_takes_orders(space: Space) -> None:
@@ -218,8 +218,8 @@ def _serve(space: Space) -> None:
 
 def _ready(space: Space) -> str:
     def ready() -> bool:
-        found = space.plane.request("GET", f"{space.apps}/deployments/server")["status"]
-        return bool(found.get("readyReplicas") == 1)
+        status = space.plane.request("GET", f"{space.apps}/deployments/server")["status"]
+        return bool(status.get("readyReplicas") == 1)
 
     space.player.until(ready, "a ready Deployment")
     address: str = space.plane.request("GET", space.pods)["items"][0]["status"]["podIP"]
@@ -228,17 +228,17 @@ def _ready(space: Space) -> str:
 
 def _state(address: str) -> Object:
     with OPENER.open(f"http://{address}:8001/psr/state", timeout=5) as answer:
-        found: Object = json.loads(answer.read())
-    return found
+        state: Object = json.loads(answer.read())
+    return state
 
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """A control plane without kube-controller-manager and scheduler."""
     folder = tmp_path_factory.mktemp("bare")
-    with start_control_plane(folder, controllers=(), scheduler=False) as found:
-        found.request("POST", "/api/v1/namespaces/default/serviceaccounts", {"metadata": {"name": "default"}})
-        yield found
+    with start_control_plane(folder, controllers=(), scheduler=False) as running:
+        running.request("POST", "/api/v1/namespaces/default/serviceaccounts", {"metadata": {"name": "default"}})
+        yield running
 
 
 @pytest.fixture
@@ -327,7 +327,7 @@ def test_what_vanished_between_two_lists_is_told() -> None:
         {"metadata": {"resourceVersion": "1"}, "items": [_item("a", 1), _item("b", 1)]},
         {"metadata": {"resourceVersion": "9"}, "items": [_item("b", 2), _item("c", 3)]},
     ]
-    told: list[tuple[str, str]] = []
+    events: list[tuple[str, str]] = []
 
     class Listing(Client):
         def __init__(self) -> None:
@@ -344,16 +344,16 @@ def test_what_vanished_between_two_lists_is_told() -> None:
     listing = Listing()
 
     def listed() -> None:
-        told.append(("LISTED", ""))
+        events.append(("LISTED", ""))
         listing.lists += 1
 
     async def watch() -> None:
-        await listing.watch("/pods", lambda kind, item: told.append((kind, item["metadata"]["uid"])), listed)
+        await listing.watch("/pods", lambda kind, item: events.append((kind, item["metadata"]["uid"])), listed)
 
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(watch())
     first = [("ADDED", "a"), ("ADDED", "b"), ("LISTED", "")]
-    assert told == [*first, ("DELETED", "a"), ("MODIFIED", "b"), ("ADDED", "c"), ("LISTED", "")]
+    assert events == [*first, ("DELETED", "a"), ("MODIFIED", "b"), ("ADDED", "c"), ("LISTED", "")]
 
 
 def _item(uid: str, version: int) -> Object:
