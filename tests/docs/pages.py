@@ -56,8 +56,8 @@ class Command:
 def blocks(page: Path) -> Iterator[Block]:
     """The fenced blocks of a page, in order."""
     text = page.read_text()
-    for found in re.finditer(r"(?ms)^```(\w*)\n(.*?)^```$", text):
-        yield Block(page, text.count("\n", 0, found.start()) + 1, found[1], found[2])
+    for match in re.finditer(r"(?ms)^```(\w*)\n(.*?)^```$", text):
+        yield Block(page, text.count("\n", 0, match.start()) + 1, match[1], match[2])
 
 
 def commands_of(block: Block) -> list[Command]:
@@ -65,23 +65,23 @@ def commands_of(block: Block) -> list[Command]:
     if block.language or not COMMAND.match(block.text):
         return []
     lines = re.sub(r"\\\n\s*", "", block.text).splitlines()
-    found = []
+    listed = []
     for line in filter(None, map(str.strip, lines)):
         inner = re.fullmatch(r"\w+=\$\((.*)\)", line)
-        found.append(Command(block.place, inner[1].split(" | ")[0] if inner else line))
-    return found
+        listed.append(Command(block.place, inner[1].split(" | ")[0] if inner else line))
+    return listed
 
 
 def commands(page: Path) -> list[Command]:
     """The commands of a page: in blocks, and in the text where they stand with arguments."""
     text = page.read_text()
-    found = [command for block in blocks(page) for command in commands_of(block)]
+    listed = [command for block in blocks(page) for command in commands_of(block)]
     prose = re.sub(r"(?ms)^```.*?^```$", "", text)
     for span in re.findall(r"`([^`]+)`", prose):
         words = span.split()
         if words[0] in ("helm", "kubectl", "psr") and len(words) > 2:
-            found.append(Command(str(page.relative_to(ROOT)), " ".join(words), whole=False))
-    return found
+            listed.append(Command(str(page.relative_to(ROOT)), " ".join(words), whole=False))
+    return listed
 
 
 def anchors(page: Path) -> set[str]:
@@ -93,5 +93,5 @@ def anchors(page: Path) -> set[str]:
 def links(page: Path) -> list[str]:
     """The targets of a page's links that lie in this repository."""
     prose = re.sub(r"(?ms)^```.*?^```$", "", page.read_text())
-    found = re.findall(r"\]\(([^)\s]+)\)", prose)
-    return [target for target in found if not re.match(r"[a-z]+:", target)]
+    targets = re.findall(r"\]\(([^)\s]+)\)", prose)
+    return [target for target in targets if not re.match(r"[a-z]+:", target)]

@@ -32,8 +32,8 @@ ALL_COMMANDS = [command for page in PAGES for command in commands(page)]
 
 def those(program: str) -> list[Any]:
     """The commands of one program, for parametrizing."""
-    found = {command.text: command for command in ALL_COMMANDS if command.words[0] == program}
-    return [pytest.param(command, id=command.text[:70]) for command in found.values()]
+    unique = {command.text: command for command in ALL_COMMANDS if command.words[0] == program}
+    return [pytest.param(command, id=command.text[:70]) for command in unique.values()]
 
 
 def test_a_block_that_begins_with_a_command_holds_nothing_else() -> None:
@@ -110,12 +110,12 @@ def _without_options(words: list[str]) -> list[str]:
         "--api-group",
         "--tail",
     }
-    found, skip = [], False
+    kept, skip = [], False
     for word in words:
         if not skip and not word.startswith("-"):
-            found.append(word)
+            kept.append(word)
         skip = word in apart
-    return found
+    return kept
 
 
 @pytest.mark.parametrize("command", [item for item in those("kubectl") if "patch" in item.values[0].words])
@@ -151,8 +151,8 @@ def check_fields(model: Any, values: Mapping[str, Any], place: str) -> None:
 
 def schema() -> dict[str, Any]:
     """The schema of the chart's values."""
-    found: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
-    return found
+    document: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
+    return document
 
 
 @pytest.mark.parametrize("command", those("helm"))

@@ -45,8 +45,8 @@ def test_the_paper_s_settings(name: str) -> None:
 
 def test_both_sizes_differ_in_nothing_else_that_decides_the_result() -> None:
     small, large = (method_fields(load(name).spec) for name in PAPER)
-    for found in (small, large):
-        del found["report"]["title"]
+    for fields in (small, large):
+        del fields["report"]["title"]
     assert small == large
 
 
@@ -82,7 +82,7 @@ def test_an_m1_from_elsewhere_is_searched_and_evaluated_before(name: str, tmp_pa
     world = World(tmp_path, run.model_copy(update={"spec": run.spec.model_copy(update={"sft": None})}))
     world.finish()
     assert world.standing() == ("Stalled", "NotSupported")
-    stages = [world.node.specs[made].stage for made in world.node.order]
+    stages = [world.node.specs[name].stage for name in world.node.order]
     assert sorted(stages) == ["evaluate"] * 6 + ["merge", "search"]
 
 

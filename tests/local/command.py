@@ -43,7 +43,7 @@ class StandIn:
         """Answer `count` prompts in all, then let the others wait."""
         (self.folder / "hold").write_text(str(count))
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Answer everything."""
         (self.folder / "hold").unlink()
 
@@ -80,9 +80,9 @@ def until(condition: Callable[[], Any], what: str, seconds: float = SECONDS) -> 
     """Poll until a condition holds; what it gave. Fails after `seconds`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        found = condition()
-        if found:
-            return found
+        value = condition()
+        if value:
+            return value
         time.sleep(0.02)
     raise AssertionError(f"waited {seconds:.0f} s in vain for: {what}")
 

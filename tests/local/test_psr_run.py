@@ -90,7 +90,7 @@ def test_interrupted_and_run_again_it_goes_on(
     assert "ModelEvaluation/test is not finished; run it again and it goes on from here" in first.log.read_text()
     assert not [item for item in family if item.is_running()]
 
-    stand_in.let_go()
+    stand_in.release()
     assert main(["wait", "ModelEvaluation/test", "--workdir", str(first.work), "--timeout", "0"]) == 2
     waiting = subprocess.Popen([*PSR, "wait", "ModelEvaluation/test", "--workdir", str(first.work)])
     again = psr("run", "-f", tmp_path / "run.yaml", "--workdir", first.work, environment=stand_in.environment)
@@ -119,7 +119,7 @@ def test_killed_it_leaves_no_process_and_the_next_run_waits_for_the_folder(
     first.process.wait()
     assert psutil.wait_procs(family, timeout=60)[1] == [], "processes outlive psr run"
 
-    stand_in.let_go()
+    stand_in.release()
     with open(first.work / "lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         second = start()
@@ -155,7 +155,7 @@ def test_a_watched_manifest_is_applied_as_it_is_saved(
 
     loop["spec"]["iterations"].append({"questions": 2})
     evaluation["spec"]["suspend"] = False
-    stand_in.let_go()
+    stand_in.release()
     write(path, loop, evaluation)
     running.says("accuracy 0.0% on 4 problems")
     stored = (running.work / "objects" / "SelfRewardRun-loop.json").read_text()
@@ -197,7 +197,7 @@ def test_a_terminal_gets_a_bar(evaluation: Fields, stand_in: StandIn, tmp_path: 
             file.write(data)
         screen = shown.read_text(errors="replace")
         if (stand_in.folder / "hold").exists() and "━" in screen and "50%" in screen:
-            stand_in.let_go()
+            stand_in.release()
         return data
 
     command = [*PSR, "run", "-f", str(path), "--workdir", str(tmp_path / "work")]

@@ -57,9 +57,9 @@ def test_a_model_made_elsewhere_is_evaluated_and_searched(flavour: str, problems
 
     # Weights that nobody trained write no step header: every candidate is refused, nothing is judged or kept.
     pairs = volume / "any-model" / "default" / "model-pairs" / "pairs"
-    found: dict[str, Any] = json.loads((pairs / "manifest.json").read_text())["result"]
-    assert found["problems"] == 5
-    assert found["outcomes"] == {"RollbackLimit": 5}
-    assert found["levels"] == 5 * 4  # three roll-backs, then the end
-    assert found["candidates"] == found["malformed"] + found["truncated"] == 5 * 4 * 3
-    assert found["verdicts"] == found["pairs"] == 0
+    result: dict[str, Any] = json.loads((pairs / "manifest.json").read_text())["result"]
+    assert result["problems"] == 5
+    assert result["outcomes"] == {"RollbackLimit": 5}
+    assert result["levels"] == 5 * 4  # three roll-backs, then the end
+    assert result["candidates"] == result["malformed"] + result["truncated"] == 5 * 4 * 3
+    assert result["verdicts"] == result["pairs"] == 0

