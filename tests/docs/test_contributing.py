@@ -38,3 +38,10 @@ def test_hooks_fetch_nothing() -> None:
     (repo,) = YAML(typ="safe").load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert repo["repo"] == "local"
     assert {hook["language"] for hook in repo["hooks"]} == {"system"}
+
+
+def test_every_door_stands_beside_its_change() -> None:
+    doors = {f"tests/doors/{place.name}" for place in (ROOT / "tests" / "doors").glob("test_door_*.py")}
+    changes = [line for line in PAGE.read_text().splitlines() if re.match(r"\| [a-j]\. ", line)]
+    assert len(changes) == 10
+    assert doors == {name for line in changes for name in re.findall(r"`(tests/doors/\w+\.py)`", line)}
