@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 from uuid import uuid4
 
 from psr_operator.api import GROUP, VERSION, StepDPOJob
 from psr_operator.backends.job import BACKEND
-from psr_operator.controller.kopf_adapter import NoMemories
 from psr_operator.controller.packed import SAMPLE_BYTES, Packer
 from psr_operator.controller.store import Store, key_of
 from psr_operator.render import LABEL_KIND, LABEL_NAME, LABEL_UID, LABEL_WORKLOAD
@@ -94,15 +92,3 @@ def test_a_job_belongs_to_the_object_that_its_newest_version_names() -> None:
     assert [item.uid for item in jobs.of("b")] == ["j1"]
     jobs.drop("j1")
     assert jobs.of("b") == []
-
-
-# --- kopf
-
-
-def test_kopf_keeps_no_note_of_an_object() -> None:
-    async def after_an_event() -> list[Any]:
-        memories = NoMemories()
-        await memories.recall(training(1), noticed_by_listing=True, memobase={})
-        return list(memories.iter_all_memories())
-
-    assert asyncio.run(after_an_event()) == []

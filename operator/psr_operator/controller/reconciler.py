@@ -157,10 +157,10 @@ class Reconciler:
         """Read what an object owns from the apiserver itself."""
         meta = resource.metadata
         selector = f"{LABEL_UID}={meta.uid}"
-        server = isinstance(resource, PolicyServer)
+        never_owned = self.store.workloads if isinstance(resource, PolicyServer) else self.store.deployments
         for of in self.informer.dependents():
-            if of.kind.kind != "Pod" and server != (of.index is self.store.deployments):
-                continue  # servers own Deployments, everything else owns Workloads
+            if of.index is never_owned:
+                continue
             before = {facts.uid for facts in of.index.of(meta.uid)} & of.known()
             listed = set()
             async for raw in self.client.items(collection_of(of.kind, meta.namespace), selector):
