@@ -100,6 +100,17 @@ def test_a_server_that_cannot_serve_says_so() -> None:
     assert missing.reason is FailureReason.INPUT_MISSING
 
 
+def test_a_server_s_own_word_for_its_failure_counts_more_than_its_exit_code() -> None:
+    message = '{"error": "the weights were removed", "reason": "WeightsPruned"}'
+    ended = server(deployment(), pod("Running", server=True, code=66, message=message), report=None)
+    assert ended is not None
+    assert ended.reason is FailureReason.WEIGHTS_PRUNED
+    report = ServerReport("Failed", "sha256:m", None, "the weights were removed", FailureReason.WEIGHTS_PRUNED)
+    running = server(deployment(), pod("Running", server=True), report=report)
+    assert running is not None
+    assert (running.failed, running.reason) == (True, FailureReason.WEIGHTS_PRUNED)
+
+
 # --- what pods say
 
 
