@@ -23,8 +23,24 @@ TOGETHER = {
     "tests/search/test_search_killed.py": "the server of tests/search",
 }
 """Files whose tests share a server: one worker runs them all."""
-FIRST: tuple[str, ...] = ()
-"""The files that take longest, the longest first."""
+FIRST = (
+    "tests/controller/test_disturbed.py",
+    "tests/models/test_any_model.py",
+    "tests/kill/test_sigkill.py",
+    "tests/controller/test_replicas.py",
+    "tests/serving/test_engine.py",
+    "tests/controller/test_idle.py",
+    "tests/search/test_search_engine.py",
+    "tests/search/test_search_killed.py",
+    "tests/controller/test_life_on_cluster.py",
+    "tests/serving/test_streamed_weights.py",
+    "tests/controller/test_killed.py",
+    "tests/local/test_psr_run.py",
+    "tests/controller/test_retention_on_cluster.py",
+    "tests/controller/test_run_to_ready.py",
+    "tests/test_scale_rehearsal.py",
+)
+"""The files that take longest, the longest first; what computes stands between what waits."""
 LAST = ("tests/controller/test_rules.py",)
 """What looks at all that others have done."""
 PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "helm")

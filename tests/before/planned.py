@@ -52,9 +52,9 @@ def plan_manifest(text: str) -> list[Planned]:
         node = _Node(lambda _: None)
         executor = Executor(Path(folder), node, lambda _: None)
         executor.apply(load_manifests([path]))
-        said = -1
-        while not executor.finished and node.said > said:  # a server of its own never ends
-            said = node.said
+        lines = -1
+        while not executor.finished and node.lines > lines:  # a server of its own never ends
+            lines = node.lines
             executor.settle()
     stalled = [item.ref for item in executor.roots if item.status.holds("Stalled")]
     assert not stalled, f"stalled: {stalled}"

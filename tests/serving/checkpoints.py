@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,28 @@ from psr_runtime.storage import Storage, file_uri
 
 VOCABULARY = 100
 TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """URIs of published checkpoints.
+
+    Attributes:
+        m1, m2: a model and its update.
+        small: an update of `m2` so small that fingerprints cannot tell them apart.
+        warm: the weights of `m2` once more, in a folder whose generation_config has a repetition penalty.
+        liar: holds the weights of `m1` and claims to be `m2`; sizes, digests and manifest are consistent.
+        tied: a model with tied embeddings.
+        tied_update: its update.
+    """
+
+    m1: str
+    m2: str
+    small: str
+    warm: str
+    liar: str
+    tied: str
+    tied_update: str
 
 
 def random_model(*, seed: int, tied: bool = False) -> Any:

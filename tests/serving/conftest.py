@@ -3,38 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import checkpoint, random_model, updated
+from checkpoints import Checkpoints, checkpoint, random_model, updated
 
 from harness.engine_server import EngineServer, start_server
 
 torch.set_num_threads(1)  # models this small lose more to the second thread than they gain
-
-
-@dataclass(frozen=True)
-class Checkpoints:
-    """URIs of published checkpoints.
-
-    Attributes:
-        m1, m2: a model and its update.
-        small: an update of `m2` so small that fingerprints cannot tell them apart.
-        warm: the weights of `m2` once more, in a folder whose generation_config has a repetition penalty.
-        liar: holds the weights of `m1` and claims to be `m2`; sizes, digests and manifest are consistent.
-        tied: a model with tied embeddings.
-        tied_update: its update.
-    """
-
-    m1: str
-    m2: str
-    small: str
-    warm: str
-    liar: str
-    tied: str
-    tied_update: str
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Checkpoints
+from checkpoints import Checkpoints
 
 from harness.engine_server import EngineServer, launch_server
 from psr_runtime.artefacts.fingerprint import Check, Fingerprint, compare, noise_of
