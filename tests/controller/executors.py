@@ -64,7 +64,7 @@ class Executor(Protocol):
 
 
 class Here:
-    """`psr run`'s node with a stage that ends as it is told."""
+    """`psr run`'s node with a stage that ends as its output says."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@
         …
 
 Plain HTTP on a loopback port in front, the apiserver's https behind; whoever asks is whoever the Authorization header
-says. Writes are noted with the apiserver's answer, even where the operator never gets it.
+says. Writes are kept with the apiserver's answer, even where the operator never gets it.
 """
 
 from __future__ import annotations

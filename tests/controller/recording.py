@@ -49,7 +49,7 @@ class Version:
 
 @dataclass
 class Recording:
-    """What was told so far.
+    """What the watches said so far.
 
     Attributes:
         errors: of the recording itself; tests assert that it is empty.
@@ -183,7 +183,7 @@ def _gpus(pod: Object) -> int:
     )
 
 
-# --- what is told in golden files --------------------------------------------------------------------------
+# --- what golden files say -----------------------------------------------------------------------------------
 
 
 def summary_of(item: Object) -> str:
@@ -195,7 +195,7 @@ def summary_of(item: Object) -> str:
 
 
 def changes_of(recording: Recording) -> dict[str, list[str]]:
-    """By object: how it stood, one after the other, and what its server was told."""
+    """By object: how it stood, one after the other, and what its server was ordered to do."""
     changes: dict[str, list[str]] = {}
     for version in recording.versions(*KINDS, "Deployment"):
         lines = changes.setdefault(version.name, [])
@@ -213,13 +213,13 @@ def _lines(version: Version) -> list[str]:
         return [f"replicas: {spec['replicas']}"]
     if version.kind == "PolicyServer":
         word = "serve" if spec["active"] else "release"
-        return [f"told to: {word} {spec['model']['uri'].rsplit('/', 1)[-1]}", summary_of(version.item)]
+        return [f"ordered: {word} {spec['model']['uri'].rsplit('/', 1)[-1]}", summary_of(version.item)]
     return [summary_of(version.item)]
 
 
 def _latest(lines: list[str], like: str) -> list[str]:
     """The last line of the same sort."""
-    return [line for line in lines if line.startswith("told to:") == like.startswith("told to:")][-1:]
+    return [line for line in lines if line.startswith("ordered:") == like.startswith("ordered:")][-1:]
 
 
 def created_between(recording: Recording, after: int, until: int) -> list[str]:

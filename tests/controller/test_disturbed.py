@@ -76,7 +76,7 @@ def test_a_change_that_no_watch_tells_is_found_when_a_status_is_written(crds: Co
         it.until_training()
         it.proxy.mute_watches()
         path = it.place.path("StepDPOJob", TRAINING)
-        labels = {"metadata": {"labels": {"noted": "by-somebody"}}}
+        labels = {"metadata": {"labels": {"changed": "by-somebody"}}}
         it.place.plane.request("PATCH", path, labels, content="application/merge-patch+json")
         it.place.player.progress(f"{TRAINING}-a1", done=40, total=100)
         it.place.until(
@@ -142,7 +142,7 @@ def gone(place: Place, kind: str, name: str) -> None:
 
 
 def test_statuses_are_wiped(crds: ControlPlane, undisturbed: dict[str, Any], tmp_path: Path) -> None:
-    """A running leaf's, finished ones', the server's, the parents': each is told anew, and nothing is done again."""
+    """A running leaf's, finished ones', the server's, the parents': each is reported again, nothing is done again."""
     with operated(crds, "wiped", tmp_path, held_training) as it:
         it.place.make(run())
         it.until_training()

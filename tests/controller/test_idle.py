@@ -4,7 +4,7 @@ Idle means no write but to its Lease, with hundreds of finished objects and thro
 
 One undisturbed SelfRewardIteration with `server.ref`, two search shards and every stage long enough to be seen at work
 takes 17 to 20 writes from its creation to Ready: 5 to 7 statuses of the generation and 3 or 4 of the training (what is
-passed within a second is not told), 3 of the iteration, 3 Jobs, 2 children, 1 event. `test_writes_of_an_iteration`
+passed within a second is not written), 3 of the iteration, 3 Jobs, 2 children, 1 event. `test_writes_of_an_iteration`
 prints them (`-s`) and holds them below BOUND.
 """
 
@@ -39,7 +39,7 @@ RESYNC_SECONDS = 20.0
 SECONDS = 120.0
 WRITES = ("create", "update", "patch", "delete", "deletecollection")
 BOUND = 22
-"""20 where every state of both children is told, and two more."""
+"""20 where every state of both children is written, and two more."""
 
 
 class Place:

@@ -51,14 +51,14 @@ class World:
         )
 
     def apply(self, raw: Object, *, seen: bool = True) -> Object:
-        """A user writes an object; `seen`: the watch has told of it."""
+        """A user writes an object; `seen`: a watch has reported it."""
         raw = self.client.put(object_path(raw["kind"], NAMESPACE, raw["metadata"]["name"]), raw)
         if seen:
             self.informer.own(raw, gone=False)
         return raw
 
     def watch(self, kind: Any, raw: Object, *, gone: bool = False) -> None:
-        """The watch tells of an object that one of ours owns."""
+        """A watch reports an object that one of ours owns."""
         (of,) = [item for item in self.informer.dependents() if item.kind == kind]
         self.informer.dependent(of, raw, gone=gone)
 

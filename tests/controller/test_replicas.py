@@ -26,7 +26,7 @@ SLACK = 6.0
 
 @dataclass
 class Replica:
-    """An operator with a proxy of its own, by which its writes are told from another's."""
+    """An operator with a proxy of its own, that keeps its writes apart from another's."""
 
     operator: Operator
     proxy: Proxy

@@ -115,7 +115,7 @@ class Stage:
         self.sees(PolicyServer__tiny_server="Serving")
 
     def let_server_go(self) -> None:
-        """Let the server's pod end, once it was told to: until then it is terminating."""
+        """Let the server's pod end, once it was asked to: until then it is terminating."""
         (name,) = self.player.until(self._terminating, "a server's pod that is terminating", SECONDS)
         assert self.player.release(name) == 1
         self.sees(PolicyServer__tiny_server="Idle")
@@ -288,8 +288,8 @@ def test_suspended_failed_and_mended_as_others_see_it(stage: Stage) -> None:
 
 
 def transcript(stage: Stage) -> str:
-    """What was made and what changed, as text."""
-    lines = ["made", *(f"  {line}" for line in stage.created)]
+    """What was created and what changed, as text."""
+    lines = ["created", *(f"  {line}" for line in stage.created)]
     for name, changes in sorted(changes_of(stage.recording).items()):
         lines += [name, *(f"  {line}" for line in changes)]
     return "\n".join(lines) + "\n"

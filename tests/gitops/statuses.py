@@ -100,7 +100,7 @@ def recorded_run() -> list[Object]:
     for line in GOLDEN.read_text().splitlines():
         if not line.startswith(" "):
             kind = line.partition("/")[0]
-        elif kind in KINDS and not line.startswith("  told to:"):
+        elif kind in KINDS and not line.startswith("  ordered:"):
             objects.append(_recorded(kind, line.split()))
     return objects
 
