@@ -1,7 +1,7 @@
 """What other packages bring, found by name: judges, graders, storage schemes, whatever has an entry-point group.
 
-A manifest names an implementation (`judge.strategy: Pairwise`). `Registry` finds it: among our own, which are listed
-where the registry is made and imported when first used, or among the entry points of the installed packages. The
+A manifest names an implementation (`judge.strategy: Pairwise`). `Registry` finds it: among our own, which the field of
+the configuration lists and which are imported when first used, or among the entry points of the installed packages. The
 version of a package that brings one is part of the digest of every result that it decided (`config/digest.py`); our own
 code is versioned by the stage's schema.
 
@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
+from pydantic import BaseModel
+
+from psr_runtime.config.fields import PLUGIN
 from psr_runtime.config.packages import entry_points, package_of
 from psr_runtime.protocol.errors import ConfigurationError
 
@@ -36,6 +39,15 @@ class Registry(Generic[T]):
         self._own = dict(own)
         self._registered: dict[str, T] = {}
         self._brought: dict[str, T] = {}
+
+    @classmethod
+    def of(cls, config: type[BaseModel], name: str, field: str) -> Registry[T]:
+        """The implementations that a field of a configuration names (`fields.plugin`)."""
+        extra = config.model_fields[name].json_schema_extra
+        if not isinstance(extra, dict) or PLUGIN not in extra:
+            raise TypeError(f"{config.__name__}.{name} names no plug-in")
+        declared: Any = extra[PLUGIN]
+        return cls(declared["group"], field, declared["own"])
 
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator: add an implementation in this process, for tests and notebooks."""

@@ -19,7 +19,9 @@ BLOCKS = {block.language: block.text for block in blocks(PAGE)}
 
 def test_every_group_stands_on_the_page() -> None:
     sources = [*(ROOT / "operator").rglob("*.py"), *(ROOT / "psr_runtime").rglob("*.py")]
-    groups = {group for place in sources for group in re.findall(r'Registry\(\s*"(psr\.\w+)"', place.read_text())}
+    groups = {
+        group for place in sources for group in re.findall(r'(?:Registry\(\s*|group=)"(psr\.\w+)"', place.read_text())
+    }
     assert len(groups) > 3
     assert set(re.findall(r"(?m)^\| `(psr\.\w+)` \|", PAGE.read_text())) == groups
 

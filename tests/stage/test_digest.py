@@ -189,7 +189,9 @@ class BeforeConfig(StageConfig):
 
 
 class JudgeChoice(Schema):
-    strategy: str = plugin("Ours", group="psr.test", own=["Ours", "Other"], description="How verdicts are had.")
+    strategy: str = plugin(
+        "Ours", group="psr.test", own={"Ours": "ours:Ours", "Other": "ours:Other"}, description="How verdicts are had."
+    )
 
 
 class AfterConfig(BeforeConfig):

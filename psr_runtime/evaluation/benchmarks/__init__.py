@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from psr_runtime.config import EvaluationConfig
 from psr_runtime.config.plugins import Registry
 from psr_runtime.data.records import GradedProblem
 from psr_runtime.prompts.templates import Templates
@@ -30,7 +31,5 @@ class Benchmark(Protocol):
         """Chat messages that ask for a solution: `role` and `content` each."""
 
 
-BENCHMARKS: Registry[Callable[[], Benchmark]] = Registry(
-    "psr.benchmarks", "evaluation.benchmark", {"Custom": "psr_runtime.evaluation.benchmarks.custom:Custom"}
-)
+BENCHMARKS: Registry[Callable[[], Benchmark]] = Registry.of(EvaluationConfig, "benchmark", "evaluation.benchmark")
 """Every benchmark by its name in a manifest."""

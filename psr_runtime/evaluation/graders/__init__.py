@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from psr_runtime.config import EvaluationConfig
 from psr_runtime.config.plugins import Registry
 
 
@@ -41,8 +42,8 @@ class Grader(Protocol):
         """
 
 
-GRADERS: Registry[Callable[[float], AbstractContextManager[Grader]]] = Registry(
-    "psr.graders", "evaluation.grader", {"MathVerify": "psr_runtime.evaluation.graders.math_verify:MathVerify"}
+GRADERS: Registry[Callable[[float], AbstractContextManager[Grader]]] = Registry.of(
+    EvaluationConfig, "grader", "evaluation.grader"
 )
 """Every grader by its name in a manifest."""
 

@@ -85,7 +85,5 @@ class Judge(Protocol):
         """Score every text. The same set gives the same scores wherever the engine repeats itself."""
 
 
-JUDGES: Registry[Callable[[JudgeSetup], Judge]] = Registry(
-    "psr.judges", "judge.strategy", {"Pairwise": "psr_runtime.search.judges.pairwise:Pairwise"}
-)
+JUDGES: Registry[Callable[[JudgeSetup], Judge]] = Registry.of(JudgeConfig, "strategy", "judge.strategy")
 """Every judge by its name in a manifest."""

@@ -59,7 +59,5 @@ class SearchStrategy(Protocol):
         """
 
 
-STRATEGIES: Registry[Callable[[SearchSetup], SearchStrategy]] = Registry(
-    "psr.search", "search.strategy", {"StepSearch": "psr_runtime.search.strategies.step_search:StepSearch"}
-)
+STRATEGIES: Registry[Callable[[SearchSetup], SearchStrategy]] = Registry.of(SearchConfig, "strategy", "search.strategy")
 """Every strategy by its name in a manifest."""

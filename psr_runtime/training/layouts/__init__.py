@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from psr_runtime.config import StepDPOConfig
 from psr_runtime.config.plugins import Registry
 from psr_runtime.data.records import Pair
 from psr_runtime.training.data import Limit
@@ -41,7 +42,7 @@ class Layout(Protocol):
         """
 
 
-LAYOUTS: Registry[Callable[[Sequence[Pair], str, Limit], Layout]] = Registry(
-    "psr.layouts", "training.layout", {"Pairs": "psr_runtime.training.layouts.pairs:Pairs"}
+LAYOUTS: Registry[Callable[[Sequence[Pair], str, Limit], Layout]] = Registry.of(
+    StepDPOConfig, "layout", "training.layout"
 )
 """Every layout by its name in a manifest."""

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from transformers import TrainingArguments
 
+from psr_runtime.config import TrainingConfig
 from psr_runtime.config.plugins import Registry
 from psr_runtime.training.update_trainer import UpdateTrainer
 
@@ -33,7 +34,5 @@ class Strategy(Protocol):
         """The trained model with all its weights in this process, to be scored, compared and written."""
 
 
-STRATEGIES: Registry[Callable[[], Strategy]] = Registry(
-    "psr.training", "training.strategy", {"Single": "psr_runtime.training.strategies.single:Single"}
-)
+STRATEGIES: Registry[Callable[[], Strategy]] = Registry.of(TrainingConfig, "strategy", "training.strategy")
 """Every strategy by its name in a manifest."""
