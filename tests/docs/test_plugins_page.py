@@ -23,7 +23,7 @@ def test_every_group_stands_on_the_page() -> None:
         group for place in sources for group in re.findall(r'(?:Registry\(\s*|group=)"(psr\.\w+)"', place.read_text())
     }
     assert len(groups) > 3
-    assert set(re.findall(r"(?m)^\| `(psr\.\w+)` \|", PAGE.read_text())) == groups
+    assert sorted(re.findall(r"(?m)^\| `(psr\.\w+)` \|", PAGE.read_text())) == sorted(groups)
 
 
 def test_the_judge_of_the_page_scores_candidates_and_again_the_same() -> None:
