@@ -1,4 +1,4 @@
-"""`prune`: remove the weights of checkpoints that nobody reads any more, and keep all that tells what they were.
+"""`prune`: remove the weights of checkpoints that nobody reads any more, and keep what says what they were.
 
 Of a checkpoint go the weights, of training and of serving, and what is left of resumable states. Manifest, fingerprint,
 configuration and tokenizer stay: they are its lineage, and later stages take its digest from them. Who may still read

@@ -28,7 +28,7 @@ class Shape(Enum):
 
 
 class Makes(StrEnum):
-    """What a stage makes; also the folder in which an object leaves it unless its spec says another."""
+    """What a stage makes; also the folder in which it lies unless its spec says another."""
 
     CHECKPOINT = "checkpoint"
     PAIRS = "pairs"

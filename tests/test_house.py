@@ -37,9 +37,6 @@ REJECTED = frozenset(
 REJECTED_IN_CLASSES = REJECTED | {"words"}
 """`Words` for a schema; words of a text are words."""
 
-STILL_LONG_FILES = {"s3_transfer.py"}
-STILL_REJECTED = {"found", "standing"}
-
 
 @functools.cache
 def tree(place: Path) -> ast.Module:
@@ -59,7 +56,7 @@ def where(place: Path, node: ast.AST | None = None) -> str:
 def test_no_file_is_long() -> None:
     lengths = {place: len(place.read_text().splitlines()) for place in FILES}
     long = {where(place): lines for place, lines in lengths.items() if lines > LINES_OF_A_FILE}
-    assert {name for name in long if Path(name).name not in STILL_LONG_FILES} == set(), long
+    assert long == {}
 
 
 def test_no_function_is_long() -> None:
@@ -188,7 +185,7 @@ def test_names_are_the_field_s() -> None:
         if is_rejected(name, of_class=of_class)
     }
     rejected |= {where(place) for place in FILES if is_rejected(place.stem, of_class=False)}
-    assert {name for name in rejected if name.split()[-1] not in STILL_REJECTED} == set()
+    assert rejected == set()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ A stage keeps its half-done work here: it replays what earlier attempts wrote, t
 
 On `file://` a segment is `segment-<n>.jsonl`; appends that come together share one write and one fsync. On `s3://`
 objects cannot grow: appends that arrive while a put is under way go into the next object, `segment-<n>-<k>.jsonl`.
-Object 0 of a segment holds no records; it names the writer, so that a put that was repeated is told from a rival's.
+Object 0 of a segment holds no records; it names the writer, which distinguishes a put that was repeated from a rival's.
 """
 
 from __future__ import annotations
@@ -128,12 +128,12 @@ class Journal:
 
 def segments(storage: Storage, uri: str) -> list[tuple[tuple[int, int], str]]:
     """The files of a journal in order of writing: (segment, number within it) and URI. Other files are ignored."""
-    found = []
+    entries = []
     for item in storage.list(uri):
         match = SEGMENT.fullmatch(item.uri.rpartition("/")[2])
         if match and join(uri, match[0]) == item.uri:
-            found.append(((int(match[1]), int(match[2] or 0)), item.uri))
-    return sorted(found)
+            entries.append(((int(match[1]), int(match[2] or 0)), item.uri))
+    return sorted(entries)
 
 
 def _parse(place: str, content: bytes, *, torn_end: bool) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""`manifest.json`: what an artefact is made of and from. A folder without one holds no artefact.
+"""`manifest.json`: what an artefact consists of and comes from. A folder without one holds no artefact.
 
 A folder without manifest (a Hugging Face model, a problem file) can be an input too; its digest is then taken from its
 content. How artefacts are written stands in `publishing.py`, how they are read in `fetching.py`.
@@ -79,7 +79,7 @@ class InputEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """`manifest.json`: what an artefact is made of and from. Two runs of the same work write the same bytes.
+    """`manifest.json`: what an artefact consists of and comes from. Two runs of the same work write the same bytes.
 
     Attributes:
         root: folder below the artefact's that holds the files; empty where they have their plain names.
@@ -115,7 +115,7 @@ def read_manifest(storage: Storage, uri: str) -> Manifest | None:
     """The manifest of an artefact, or None where none was published.
 
     Raises:
-        InputMissing: it cannot be told, as the place cannot be reached (credentials, bucket, permission).
+        InputMissing: nobody knows, as the place cannot be reached (credentials, bucket, permission).
         DataError: the manifest is there and cannot be read.
     """
     place = join(uri, MANIFEST)
@@ -184,9 +184,9 @@ def digest_of_content(files: Mapping[str, str]) -> str:
     return "sha256:" + total.hexdigest()
 
 
-def other_digest(uri: str, wanted: str, found: str) -> str:
+def other_digest(uri: str, wanted: str, present: str) -> str:
     """The message for an output that holds the result of another configuration."""
     return (
-        f"{uri}: holds the result of another configuration ({found}, this one is {wanted}); "
+        f"{uri}: holds the result of another configuration ({present}, this one is {wanted}); "
         "give the object another name or output, or set rerun where it has one"
     )

@@ -31,7 +31,7 @@ def claim_prefix(storage: Storage, owner: Owner) -> None:
     if uid != owner.uid and name == owner.name:
         raise StorageInUse(
             f"{owner.uri} belongs to an earlier {name} (uid {uid}); use the work folder of that run, or "
-            f"remove {place} to take it over"
+            f"remove {place} to have it"
         )
     if uid != owner.uid:
         raise StorageInUse(

@@ -4,7 +4,7 @@ Every rank calls `publish_part` with its folder; what it leaves is `parts/<conte
 condition that none is there. Rank 0 then calls `publish_parts`, which waits for the parts, holds them against each
 other and against what lies in the store, and publishes. Nothing here talks to other ranks: `content` is what all of
 them know already and no other attempt does, best `content_of` all their files, exchanged by the training's own
-collectives; then an attempt that made the same bytes again sends nothing again.
+collectives; then an attempt with the same bytes sends nothing again.
 """
 
 from __future__ import annotations
@@ -62,15 +62,15 @@ def publish_part(
         DataError: another digest stands there, or this rank's part of this attempt, with other files.
     """
     _check_numbers(rank, ranks, content)
-    standing = read_manifest(storage, uri)
-    if standing is not None:
-        if standing.digest != digest:
-            raise DataError(other_digest(uri, digest, standing.digest))
+    published = read_manifest(storage, uri)
+    if published is not None:
+        if published.digest != digest:
+            raise DataError(other_digest(uri, digest, published.digest))
         return None
     entries = entries_of(folder)
     for entry in entries:
         if entry.path in (MANIFEST, CLAIM) or entry.path.startswith(f"{FOLDER}/"):
-            raise ValueError(f"rank {rank} made a file {entry.path} of its own; that name is taken")
+            raise ValueError(f"rank {rank} has a file {entry.path}; that name is taken")
     place = _place(uri, content, rank)
     earlier = _read(storage, place)
     if earlier is None:
@@ -120,11 +120,11 @@ def publish_parts(
             lists is not there in that size; or another digest stands at `uri`.
     """
     _check_numbers(0, ranks, content)
-    standing = read_manifest(storage, uri)
-    if standing is not None:
-        if standing.digest != digest:
-            raise DataError(other_digest(uri, digest, standing.digest))
-        return standing
+    published = read_manifest(storage, uri)
+    if published is not None:
+        if published.digest != digest:
+            raise DataError(other_digest(uri, digest, published.digest))
+        return published
     parts = _wait(storage, uri, ranks, content, digest, wait_seconds, stop or threading.Event())
     root = parts[0].root
     entries = _joined(uri, parts)
@@ -141,9 +141,9 @@ def publish_parts(
         result=dict(result),
         root=root,
     )
-    standing = conclude(storage, uri, manifest)
-    _forget_parts(storage, uri, standing)
-    return standing
+    published = conclude(storage, uri, manifest)
+    _forget_parts(storage, uri, published)
+    return published
 
 
 def _check_numbers(rank: int, ranks: int, content: str) -> None:
@@ -169,20 +169,20 @@ def _read(storage: Storage, place: str) -> Part | None:
 def _wait(
     storage: Storage, uri: str, ranks: int, content: str, digest: str, seconds: float, stop: threading.Event
 ) -> list[Part]:
-    """The parts of all ranks in order; a wrong one is found as soon as it is there."""
-    found: dict[int, Part] = {}
+    """The parts of all ranks in order; a wrong one is an error as soon as it is there."""
+    present: dict[int, Part] = {}
     end = time.monotonic() + seconds
     pause, longest = POLL_SECONDS
     while True:
         there = {item.uri for item in storage.list(join(uri, FOLDER, content))}
         for rank in range(ranks):
             place = _place(uri, content, rank)
-            if rank not in found and place in there and (part := _read(storage, place)) is not None:
+            if rank not in present and place in there and (part := _read(storage, place)) is not None:
                 _check_part(place, part, rank, ranks, digest)
-                found[rank] = part
-        missing = [rank for rank in range(ranks) if rank not in found]
+                present[rank] = part
+        missing = [rank for rank in range(ranks) if rank not in present]
         if not missing:
-            return [found[rank] for rank in range(ranks)]
+            return [present[rank] for rank in range(ranks)]
         if time.monotonic() >= end:
             names = ", ".join(map(str, missing[:8])) + (", …" if len(missing) > 8 else "")
             raise Interrupted(
@@ -224,11 +224,11 @@ def _check_there(storage: Storage, uri: str, root: str, entries: list[FileEntry]
             )
 
 
-def _forget_parts(storage: Storage, uri: str, standing: Manifest) -> None:
+def _forget_parts(storage: Storage, uri: str, published: Manifest) -> None:
     """Remove all parts, and the files of those that are not in the artefact: of attempts that did not come so far."""
     for item in storage.list(join(uri, FOLDER)):
         part = _read(storage, item.uri)
-        if part is not None and part.root != standing.root:
+        if part is not None and part.root != published.root:
             for entry in part.files:
                 storage.delete(join(uri, *filter(None, (part.root, entry.path))))
     storage.delete_folder(join(uri, FOLDER))

@@ -62,12 +62,12 @@ def publish(
     Raises:
         DataError: somebody published another digest there first.
     """
-    standing = read_manifest(storage, uri)
-    if standing is not None:
-        return _expected(uri, digest, standing)
+    published = read_manifest(storage, uri)
+    if published is not None:
+        return _expected(uri, digest, published)
     entries = entries_of(folder)
     for name in {MANIFEST, CLAIM} & {entry.path for entry in entries}:
-        raise ValueError(f"stage {stage} made a file {name} of its own; that name is taken")
+        raise ValueError(f"stage {stage} has a file {name}; that name is taken")
     storage.sweep(uri)
     root = claim(storage, uri, content_of(entries), entries)
     send(storage, uri, root, folder, entries)
@@ -86,10 +86,10 @@ def publish(
     return conclude(storage, uri, manifest)
 
 
-def _expected(uri: str, digest: str, standing: Manifest) -> Manifest:
-    if standing.digest != digest:
-        raise DataError(other_digest(uri, digest, standing.digest))
-    return standing
+def _expected(uri: str, digest: str, published: Manifest) -> Manifest:
+    if published.digest != digest:
+        raise DataError(other_digest(uri, digest, published.digest))
+    return published
 
 
 def entries_of(folder: Path) -> list[FileEntry]:
@@ -128,8 +128,8 @@ def claim(storage: Storage, uri: str, content: str, entries: Iterable[FileEntry]
 def _claim_at(storage: Storage, uri: str) -> tuple[str, list[str]]:
     """Content and paths of the claim that stands; empty where none does, or none that can be read."""
     try:
-        found = json.loads(storage.read(join(uri, CLAIM)))
-        return str(found["content"]), [below(str(path)) for path in found["files"]]
+        document = json.loads(storage.read(join(uri, CLAIM)))
+        return str(document["content"]), [below(str(path)) for path in document["files"]]
     except (NotFound, ValueError, KeyError, TypeError):
         return "", []
 
@@ -158,23 +158,23 @@ def conclude(storage: Storage, uri: str, manifest: Manifest) -> Manifest:
     """
     place = join(uri, MANIFEST)
     data = manifest.to_bytes()
-    standing = parse_manifest(data if storage.create(place, data) else storage.read(place), place)
-    if standing.root != manifest.root:
+    published = parse_manifest(data if storage.create(place, data) else storage.read(place), place)
+    if published.root != manifest.root:
         if manifest.root:
             storage.delete_folder(join(uri, manifest.root))
         else:
             for entry in manifest.files:
                 storage.delete(join(uri, entry.path))
-    clear_claim(storage, uri, standing)
-    return _expected(uri, manifest.digest, standing)
+    clear_claim(storage, uri, published)
+    return _expected(uri, manifest.digest, published)
 
 
-def clear_claim(storage: Storage, uri: str, standing: Manifest) -> None:
+def clear_claim(storage: Storage, uri: str, published: Manifest) -> None:
     """Remove the claim on the plain names at `uri`, and what lies under them unless it is the artefact.
 
     Only once a manifest stands: a claim that is gone before would let two writers have the same names.
     """
-    if standing.root:
+    if published.root:
         for path in _claim_at(storage, uri)[1]:
             storage.delete(join(uri, path))
     storage.delete(join(uri, CLAIM))

@@ -18,7 +18,7 @@ class ReportedEvaluation(Schema):
 
 
 class ReportedModel(Schema):
-    """One model of a run, as the report finds it. Folders that hold no artefact yet are left out by the caller."""
+    """One model of a run, as the report reads it. Folders that hold no artefact yet are left out by the caller."""
 
     name: Annotated[str, StringConstraints(pattern=r"^M[0-9]+$", max_length=8)] = method(description="M1, M2, …")
     checkpoint: Uri = input_uri(description="The checkpoint.")

@@ -32,7 +32,7 @@ class Owner(Schema):
 
 
 class StageConfig(Schema):
-    """What every stage is given besides its own fields."""
+    """What every stage is configured with besides its own fields."""
 
     output: Uri = operation(description="Where the artefact goes.")
     storage: StorageAccess = operation(StorageAccess(), description="How to reach the storage.")

@@ -30,7 +30,7 @@ def read_records(storage: Storage, uri: str, kind: type[R]) -> list[R]:
 
 
 def parse_records(text: str, source: str, kind: type[R], *, empty: bool = False) -> Iterator[R]:
-    """Records of JSON-lines text. Empty lines are passed over; see `read_records` for errors.
+    """Records of JSON-lines text. Empty lines are skipped; see `read_records` for errors.
 
     Args:
         empty: whether text without any record is fine.

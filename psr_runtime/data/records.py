@@ -111,7 +111,7 @@ class Verdict(Record):
     """One judge call: candidate `a` in slot A against `b` in slot B (indices into the distinct candidates).
 
     Attributes:
-        choice: `A`, `B`, or None where no verdict was found.
+        choice: `A`, `B`, or None where the text has no verdict.
         text: the judgement.
     """
 

@@ -89,7 +89,7 @@ FINAL = frozenset({ExitCode.CONFIGURATION_ERROR, ExitCode.DATA_ERROR, ExitCode.I
 
 
 class FailureReason(StrEnum):
-    """Why a stage or a server failed, in one word for conditions."""
+    """Why a stage or a server failed, as conditions name it."""
 
     CONFIGURATION_ERROR = "ConfigurationError"
     DATA_ERROR = "DataError"
@@ -208,7 +208,7 @@ class ServerReport:
     """What `STATE_PATH` says of one replica.
 
     Attributes:
-        phase: what is going on; a word of `ServerPhase`, or one that a newer server knows.
+        phase: what is going on; one of `ServerPhase`, or one that a newer server knows.
         digest: the model that is wanted there; None until the first one's is known.
         served: the model that clients may use now; None while there is none.
         message: for people.

@@ -1,8 +1,8 @@
 """Bring `psr_runtime` into a container whose image holds vLLM and nothing of ours.
 
 A server's pod has an init container of the runtime image that runs this; the server's `PYTHONPATH` names the folder.
-What vLLM has itself (pydantic, aiohttp, safetensors …) is taken from there; libraries that it may lack are brought,
-and found only after the image's own.
+What vLLM has itself (pydantic, aiohttp, safetensors …) is taken from there; libraries that it may lack are copied,
+and imported only where the image has none of its own.
 """
 
 from __future__ import annotations

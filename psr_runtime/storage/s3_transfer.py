@@ -3,24 +3,20 @@
 What belongs here: how the bytes of one file travel. Which objects there are, and what an error means for a stage,
 stands in `s3.py`. Nothing is kept on the service beside the object itself, so what continues a transfer is looked up
 where it is: an upload's finished parts are listed by the service and compared with the file by MD5 (`ETag`), a
-download's stand in `<file>.psr-parts` beside the half-written `<file>.psr-partial`.
+download's stand in `<file>.psr-parts` beside the half-written `<file>.psr-partial` (`partial.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import hashlib
-import json
 import os
-import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +24,7 @@ from psr_runtime.protocol.errors import Interrupted
 from psr_runtime.storage import hashes
 from psr_runtime.storage.files import CHUNK
 from psr_runtime.storage.hashes import PIECE, Composite, Hash, HashName
+from psr_runtime.storage.partial import PartialFile, Slice, slices
 
 T = TypeVar("T")
 
@@ -47,24 +44,9 @@ READS = 5
 """How often one part is asked for whose answer breaks off."""
 CONTENT = "psr-sha256"
 """Metadata of uploaded files: sha256 of the content, so that what is there already is not sent again."""
-PARTIAL, PARTS = ".psr-partial", ".psr-parts"
 
 Address = dict[str, str]
 """`Bucket` and `Key`, as boto3 names them."""
-
-
-@dataclass(frozen=True)
-class Slice:
-    """Part `number` of a file, from 1: `length` bytes from `start`."""
-
-    number: int
-    start: int
-    length: int
-
-
-def slices(size: int, part: int) -> list[Slice]:
-    """How a file of `size` bytes is cut into parts."""
-    return [Slice(number, start, min(part, size - start)) for number, start in enumerate(range(0, size, part), 1)]
 
 
 class Transfer:
@@ -145,8 +127,8 @@ class Transfer:
         from botocore.exceptions import ClientError
 
         earlier = [item["UploadId"] for item in self._uploads(address)]
-        found = self._continued(path, address, cut, earlier)
-        upload, sent = found or (self._begin(address, sha256), {})
+        continued = self._continued(path, address, cut, earlier)
+        upload, sent = continued or (self._begin(address, sha256), {})
         try:
             missing = [item for item in cut if item.number not in sent]
             send = functools.partial(self._send, path, address, upload)
@@ -163,7 +145,7 @@ class Transfer:
             if other != upload:
                 self._abort(address, other)
         # What an upload that we did not begin says about its content cannot be seen before it is an object.
-        return found is None or self.holds(address, cut[-1].start + cut[-1].length, sha256)
+        return continued is None or self.holds(address, cut[-1].start + cut[-1].length, sha256)
 
     def _begin(self, address: Address, sha256: str) -> str:
         extra = {"ChecksumAlgorithm": "CRC32"} if self._checksums else {}
@@ -177,7 +159,7 @@ class Transfer:
         return _tags(answer)
 
     def _part_of(self, path: Path, item: Slice) -> bytearray:
-        """A part of a file, in memory of this thread that the next part takes over: new memory for each part costs the
+        """A part of a file, in memory of this thread that the next part uses again: new memory for each part costs the
         system as much as its reading.
 
         Raises:
@@ -202,13 +184,13 @@ class Transfer:
         key = address["Key"].rstrip("/")
         try:
             pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=address["Bucket"], Prefix=key)
-            found = [item for page in pages for item in page.get("Uploads", ())]
+            uploads = [item for page in pages for item in page.get("Uploads", ())]
         except ClientError as error:
             if status(error) in (403, 405, 501):
                 return []
             raise
-        found = [item for item in found if item["Key"] == key or (below and item["Key"].startswith(key + "/"))]
-        return sorted(found, key=lambda item: item["Initiated"], reverse=True)
+        ours = [item for item in uploads if item["Key"] == key or (below and item["Key"].startswith(key + "/"))]
+        return sorted(ours, key=lambda item: item["Initiated"], reverse=True)
 
     def _continued(
         self, path: Path, address: Address, cut: list[Slice], uploads: Iterable[str]
@@ -254,9 +236,9 @@ class Transfer:
     # --- down ----------------------------------------------------------------------------------------------
 
     def download(self, address: Address, path: Path, hash: HashName) -> str:
-        """Bring an object into a file, whole or not at all; its digest, computed on the way.
+        """Fetch an object into a file, whole or not at all; its digest, computed on the way.
 
-        Parts that an earlier call brought, and whose object has not changed since, are not asked for again.
+        Parts that an earlier call fetched, and whose object has not changed since, are not asked for again.
 
         Raises:
             Interrupted: the object is replaced again and again, or its transfer breaks off again and again.
@@ -266,12 +248,12 @@ class Transfer:
         for _ in range(TRIES):
             head = self.head(address)
             try:
-                with _Partial.opened(path, head["ETag"], head["ContentLength"]) as partial:
+                with PartialFile.opened(path, head["ETag"], head["ContentLength"]) as partial:
                     total = hashes.new_hash(hash)
                     get = functools.partial(self._get, address, head["ETag"], partial, isinstance(total, Composite))
                     cut = slices(head["ContentLength"], hashes.PART)
-                    with contextlib.closing(self._in_order(functools.partial(get, item) for item in cut)) as brought:
-                        for item, part in zip(cut, brought, strict=True):
+                    with contextlib.closing(self._in_order(functools.partial(get, item) for item in cut)) as fetched:
+                        for item, part in zip(cut, fetched, strict=True):
                             if isinstance(total, Composite) and part is not None:
                                 total.add(part)
                             else:
@@ -285,8 +267,8 @@ class Transfer:
             f"s3://{address['Bucket']}/{address['Key']}: it is replaced while it is read; try again later"
         )
 
-    def _get(self, address: Address, tag: str, partial: _Partial, composite: bool, item: Slice) -> Hash | None:
-        """Bring a part into its place; an answer that breaks off is gone on with where it broke.
+    def _get(self, address: Address, tag: str, partial: PartialFile, composite: bool, item: Slice) -> Hash | None:
+        """Fetch a part into its place; an answer that breaks off is continued where it broke.
 
         Returns:
             The hash of the part, if it is to be a composite one's.
@@ -367,92 +349,5 @@ def status(error: Any) -> int:
 
 
 def code(error: Any) -> str:
-    """S3's word for what a boto3 `ClientError` is about."""
+    """S3's code for what a boto3 `ClientError` is about."""
     return str(error.response.get("Error", {}).get("Code", ""))
-
-
-# --- a file that is not whole yet --------------------------------------------------------------------------
-
-
-class _Partial:
-    """`<file>.psr-partial`, and in `<file>.psr-parts` which parts of which object it holds.
-
-    A part counts once it was written, though not flushed to the disk: it outlives its process, not its machine's
-    power. So the notes name the boot that they were made in and mean nothing in another one.
-    """
-
-    def __init__(self, path: Path, handle: int, place: Path, notes: Path, tag: str, size: int) -> None:
-        self._path, self._handle, self._place, self._notes = path, handle, place, notes
-        head = json.dumps({"tag": tag, "size": size, "part": hashes.PART, "boot": _boot()})
-        lines = notes.read_text().split("\n") if notes.is_file() else [""]
-        self.done: set[int] = set()
-        if lines[0] == head and os.fstat(handle).st_size == size:
-            self.done |= {int(line) for line in lines[1:-1] if line.isdigit()}  # the last one may be cut off
-        else:
-            notes.unlink(missing_ok=True)
-            os.ftruncate(handle, 0)
-            os.ftruncate(handle, size)
-        self._log = os.open(notes, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        os.write(self._log, b"\n" if self.done else f"{head}\n".encode())
-
-    @classmethod
-    @contextlib.contextmanager
-    def opened(cls, path: Path, tag: str, size: int) -> Iterator[_Partial]:
-        """The partial file of `path`, locked; one of another name while another process has it."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        name = path.name
-        while True:
-            place, notes = path.with_name(name + PARTIAL), path.with_name(name + PARTS)
-            handle = os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(handle)
-                name = f"{path.name}.{secrets.token_hex(4)}"
-                continue
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(handle), os.stat(place)):
-                    break
-            os.close(handle)  # it was finished, and got its name, just before it was locked
-        try:
-            partial = cls(path, handle, place, notes, tag, size)
-            try:
-                yield partial
-            finally:
-                os.close(partial._log)
-        finally:
-            os.close(handle)
-
-    def write(self, start: int, data: bytes) -> None:
-        written = 0
-        while written < len(data):
-            written += os.pwrite(self._handle, memoryview(data)[written:], start + written)
-
-    def note(self, item: Slice) -> None:
-        """This part is written."""
-        os.write(self._log, f"{item.number}\n".encode())
-
-    def feed(self, item: Slice, total: Hash) -> None:
-        """Hash a part that is written."""
-        at, end = item.start, item.start + item.length
-        piece = memoryview(bytearray(PIECE))
-        while at < end:
-            length = os.preadv(self._handle, [piece[: end - at]], at)
-            if not length:
-                raise Interrupted(f"{self._place}: it was cut off by somebody else; run it again")
-            total.update(piece[:length])
-            at += length
-
-    def finish(self) -> None:
-        """Give the whole file its name."""
-        os.replace(self._place, self._path)
-        self._notes.unlink()
-
-
-@functools.cache
-def _boot() -> str:
-    """Identity of this boot of this machine; of this process where the system does not tell."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return secrets.token_hex(16)

@@ -1,4 +1,4 @@
-"""The stores of a stage behind one interface: which one a URI belongs to is told by its scheme.
+"""The stores of a stage behind one interface: a URI's scheme names its store.
 
 Names below a URI are plain text: `join` encodes them where the scheme does, `name_below` decodes them. What a scheme
 implements stands in `store.py`.

@@ -193,12 +193,12 @@ def _victim(point: Point | None) -> Callable[[int, str], None]:
         timer.start()
     elif point is not None:
 
-        def victim(number: int, moment: str) -> None:
-            if (number, moment) == (point.at, point.kind):
+        def victim(number: int, when: str) -> None:
+            if (number, when) == (point.at, point.kind):
                 os.kill(os.getpid(), signal.SIGKILL)
 
         return victim
-    return lambda number, moment: None
+    return lambda number, when: None
 
 
 def wait(pid: int) -> int:

@@ -31,7 +31,7 @@ def choose(operations: dict[str, list[str]]) -> list[Point]:
     return points
 
 
-def test_killed_at_any_moment_every_stage_ends_with_the_same_bytes(tmp_path: Path) -> None:
+def test_killed_at_any_time_every_stage_ends_with_the_same_bytes(tmp_path: Path) -> None:
     base = tmp_path / "base"
     base.mkdir()
     operations = undisturbed(base)
@@ -54,6 +54,6 @@ def test_killed_at_any_moment_every_stage_ends_with_the_same_bytes(tmp_path: Pat
 
 def differences(place: Path, expected: dict[str, dict[str, bytes]]) -> list[str]:
     """Files that are missing, too many or other than those of some undisturbed output, for the message."""
-    found = files(place)
-    nearest = min(expected.values(), key=lambda wanted: len(wanted.items() ^ found.items()))
-    return sorted({name for name, _ in nearest.items() ^ found.items()})
+    present = files(place)
+    nearest = min(expected.values(), key=lambda wanted: len(wanted.items() ^ present.items()))
+    return sorted({name for name, _ in nearest.items() ^ present.items()})

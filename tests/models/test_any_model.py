@@ -37,7 +37,7 @@ def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.engine
 @pytest.mark.parametrize("flavour", FLAVOURS)
-def test_a_model_made_elsewhere_is_evaluated_and_searched(flavour: str, problems: Path, tmp_path: Path) -> None:
+def test_a_model_from_elsewhere_is_evaluated_and_searched(flavour: str, problems: Path, tmp_path: Path) -> None:
     FLAVOURS[flavour](tmp_path / "models" / "model")
     volume = tmp_path / "volume"
     ended = psr(

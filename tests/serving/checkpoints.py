@@ -113,7 +113,7 @@ def checkpoint(place: Path, model: Any, parent: Any | None, *, marks: Any = None
     Args:
         model: the weights that lie in it.
         parent: parent of the fingerprint.
-        marks: the model that the fingerprint speaks of; the weights' own unless given (then the checkpoint lies).
+        marks: the model that the fingerprint speaks of; None for the weights' own (another one: the checkpoint lies).
     """
     work = place.with_name(place.name + "-work")
     write_folder(model, work / "master", **generation)

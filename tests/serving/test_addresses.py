@@ -78,9 +78,9 @@ class Names:
 
 @pytest.fixture
 def replicas() -> Iterator[Replicas]:
-    found = Replicas()
-    yield found
-    found.stop_all()
+    replicas = Replicas()
+    yield replicas
+    replicas.stop_all()
 
 
 def client(replicas: Replicas, names: Names, ready_seconds: int = 20) -> VLLMClient:

@@ -18,7 +18,7 @@ print("loaders:", bool(botocore.loaders.Loader().list_available_services("servic
 
 
 def test_another_python_finds_what_was_brought(tmp_path: Path) -> None:
-    folder = tmp_path / "brought"
+    folder = tmp_path / "fetched"
     assert main(["bring", str(folder)]) == 0
     assert main(["bring", str(folder)]) == 0  # a container that was restarted
     done = subprocess.run(
@@ -33,7 +33,7 @@ def test_another_python_finds_what_was_brought(tmp_path: Path) -> None:
     package, boto3, last, loaders = done.stdout.splitlines()
     assert package == str(folder / "psr_runtime/protocol/errors.py")
     assert boto3.startswith(str(folder / "libraries"))
-    assert last == str(folder / "libraries")  # whatever the image has itself is found before
+    assert last == str(folder / "libraries")  # whatever the image has itself comes first
     assert loaders == "loaders: True"
 
 

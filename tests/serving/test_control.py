@@ -56,9 +56,9 @@ def client(key: str, served: Served) -> Iterator[httpx.Client]:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     with (
         ControlServer("127.0.0.1", port, served),
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, trust_env=False) as found,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, trust_env=False) as http,
     ):
-        yield found
+        yield http
 
 
 def test_ready_speaks_for_one_model_only(client: httpx.Client) -> None:
@@ -95,7 +95,7 @@ def test_an_order_is_taken_and_answered_at_once(client: httpx.Client, served: Se
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({"model": {"uri": "http://somewhere"}, "digest": "sha256:m2"}, "model.uri"),
+        ({"model": {"uri": "file://somewhere"}, "digest": "sha256:m2"}, "model.uri"),
         ({"model": {"uri": "file:///m2"}}, "digest"),
         ({"model": {"uri": "file:///m2"}, "digest": "sha256:m2", "urgent": True}, "urgent"),
         ([], "the body"),

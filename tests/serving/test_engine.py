@@ -168,7 +168,7 @@ def test_other_weights_under_the_right_name_are_refused(server: EngineServer, pu
     assert not server.ready()
 
 
-def test_tied_embeddings_are_never_exchanged_in_place_and_would_be_found_out(
+def test_tied_embeddings_are_never_exchanged_in_place_and_would_be_noticed(
     server: EngineServer, published: Checkpoints
 ) -> None:
     """Leaves a server that is starting."""
@@ -190,7 +190,7 @@ def test_tied_embeddings_are_never_exchanged_in_place_and_would_be_found_out(
 
 def below(pid: int) -> dict[int, str]:
     """Processes below a process: command line by pid."""
-    found = {}
+    processes = {}
     for place in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((place / "stat").read_text().rsplit(")", 1)[1].split()[1])
@@ -198,8 +198,8 @@ def below(pid: int) -> dict[int, str]:
         except (OSError, ValueError):
             continue
         if parent == pid:
-            found |= {int(place.name): name} | below(int(place.name))
-    return found
+            processes |= {int(place.name): name} | below(int(place.name))
+    return processes
 
 
 def state_of(pid: int) -> str:

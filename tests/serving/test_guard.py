@@ -96,12 +96,12 @@ def opened(application: Application, environment: dict[str, str] | None = None) 
 def test_who_may_what(path: str, headers: dict[str, str], status: int) -> None:
     application = Application()
     guard = opened(application)
-    found, _, _ = asyncio.run(call(guard, path, headers))
-    assert found == status
+    answered, _, _ = asyncio.run(call(guard, path, headers))
+    assert answered == status
     assert application.reached == ([path] if status == 200 else [])
 
 
-def test_a_refused_digest_is_told_both_names() -> None:
+def test_a_refusal_names_both_digests() -> None:
     guard = opened(Application())
     status, body, _ = asyncio.run(call(guard, "/v1/completions", BEARER | {"X-PSR-Model-Digest": "sha256:m2"}))
     assert (status, body["served"], body["asked"]) == (409, DIGEST, "sha256:m2")
@@ -153,7 +153,7 @@ def test_a_broken_order_to_the_gate_moves_nothing(body: Any) -> None:
     assert asyncio.run(call(guard, "/psr/gate", SUPERVISOR, verb="GET"))[1]["digest"] == DIGEST
 
 
-def test_websockets_are_refused_and_the_life_of_the_application_passes() -> None:
+def test_websockets_are_refused_and_the_lifespan_of_the_application_passes() -> None:
     application = Application()
     guard = opened(application)
     sent: list[Any] = []

@@ -130,11 +130,11 @@ def test_what_stands_in_the_way_of_a_swap(folder: Path, tmp_path: Path, change: 
     other = write_folder(random_model(seed=2), tmp_path / "other")
     change(other)
     source = ModelSource(uri="file:///m")
-    found = obstacle(folder, source, other, source)
-    assert found is None if why is None else why in (found or "")
+    reason = obstacle(folder, source, other, source)
+    assert reason is None if why is None else why in (reason or "")
 
 
-def test_tied_embeddings_and_another_given_template_stand_in_the_way(folder: Path, tmp_path: Path) -> None:
+def test_tied_embeddings_and_another_template_stand_in_the_way(folder: Path, tmp_path: Path) -> None:
     tied = write_folder(random_model(seed=2, tied=True), tmp_path / "tied")
     source = ModelSource(uri="file:///m")
     assert "tied" in (obstacle(tied, source, tied, source) or "")

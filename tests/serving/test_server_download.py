@@ -53,9 +53,9 @@ def test_what_was_fetched_before_is_not_fetched_again(tmp_path: Path, monkeypatc
         first, breaks = set(asked), False
         asked.clear()
         model = Server(config, "cpu", threading.Event())._fetch(source)
-        brought = {name for name in first if name.startswith("ballast.bin")} - {"ballast.bin 4"}
-        assert len(brought) >= 3
-        assert not brought & set(asked)
+        fetched = {name for name in first if name.startswith("ballast.bin")} - {"ballast.bin 4"}
+        assert len(fetched) >= 3
+        assert not fetched & set(asked)
         assert "ballast.bin 4" in asked
         assert (model.folder / "ballast.bin").read_bytes() == (work / "serving/ballast.bin").read_bytes()
         assert len(list((tmp_path / "scratch/models").iterdir())) == 1

@@ -181,7 +181,7 @@ def test_swap_never_restarts(start: Any, models: dict[str, str]) -> None:
     assert run.order(models["m2"])["change"]["why"] == "engine.swap is Never"
 
 
-def test_a_swap_that_left_the_old_weights_in_place_is_refused_and_made_good(start: Any, models: dict[str, str]) -> None:
+def test_a_swap_that_left_the_old_weights_in_place_is_refused_and_repaired(start: Any, models: dict[str, str]) -> None:
     start.engine.exchange = staticmethod(lambda weights: M1)
     run = start(models["m1"])
     state = run.order(models["m2"])
@@ -190,7 +190,7 @@ def test_a_swap_that_left_the_old_weights_in_place_is_refused_and_made_good(star
     assert "did not bring the weights in" in state["change"]["why"]
 
 
-def test_a_swap_that_fails_is_made_good_by_a_restart(start: Any, models: dict[str, str]) -> None:
+def test_a_swap_that_fails_ends_in_a_restart(start: Any, models: dict[str, str]) -> None:
     def broken(weights: Any) -> Any:
         raise VLLMFailed("/collective_rpc: vLLM answers 500")
 
@@ -270,7 +270,7 @@ def test_vllm_that_dies_again_and_again_ends_the_server(start: Any, models: dict
     assert "3 times in a row; last:" in str(run.error)
 
 
-def test_a_model_on_which_vllm_does_not_start_is_given_up_after_three_starts(
+def test_a_model_on_which_vllm_does_not_start_is_not_started_more_than_three_times(
     start: Any, models: dict[str, str]
 ) -> None:
     run = start(models["m1"])

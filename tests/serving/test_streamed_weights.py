@@ -1,4 +1,4 @@
-"""Weights that vLLM reads from the storage itself: what is checked before, what it is told, and a real one on S3."""
+"""Weights that vLLM reads from the storage itself: what is checked before, how it is called, a real one on S3."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from psr_runtime.storage import Storage, file_uri, join
 REMOTE = RemoteWeights("s3://models/m1/serving", 70 << 20)
 
 
-# --- what is brought and checked ---------------------------------------------------------------------------
+# --- what is fetched and checked ---------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -40,19 +40,19 @@ def stored(tmp_path: Path) -> str:
     return uri
 
 
-def bring(uri: str, to: Path) -> Any:
+def fetch(uri: str, to: Path) -> Any:
     return fetch_all_but_weights(Storage(mounts={}), ModelSource(uri=uri), to, "serving")
 
 
 def test_everything_but_the_weights_is_verified_and_the_weights_are_named(stored: str, tmp_path: Path) -> None:
-    model = bring(stored, tmp_path / "to")
+    model = fetch(stored, tmp_path / "to")
     assert model.weights is not None
     assert model.weights.uri == join(stored, "serving")
     assert model.weights.size == (tmp_path / "stored/serving/model.safetensors").stat().st_size
     assert model.fingerprint is not None
     (tmp_path / "stored/serving/config.json").write_text("{}")
     with pytest.raises(DataError, match=r"config\.json: .* the file is truncated or foreign"):
-        bring(stored, tmp_path / "to")
+        fetch(stored, tmp_path / "to")
 
 
 @pytest.mark.parametrize(
@@ -70,13 +70,13 @@ def test_weights_whose_names_or_sizes_do_not_fit_are_named(
     """A loader would take every file that it finds."""
     spoil(tmp_path / "stored/serving")
     with pytest.raises(kind, match=message):
-        bring(stored, tmp_path / "to")
+        fetch(stored, tmp_path / "to")
 
 
 def test_a_model_without_fingerprint_is_not_streamed(tmp_path: Path) -> None:
     write_folder(random_model(seed=1), tmp_path / "model")
     with pytest.raises(ConfigurationError, match=r"without fingerprint is not streamed.*engine\.weights to Download"):
-        bring(file_uri(tmp_path / "model"), tmp_path / "to")
+        fetch(file_uri(tmp_path / "model"), tmp_path / "to")
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_missing_package_is_said_before_vllm_is_started(
         require_streamer(uri)
 
 
-# --- what vLLM is told -------------------------------------------------------------------------------------
+# --- what is asked of vLLM ---------------------------------------------------------------------------------
 
 
 def serving(**storage: Any) -> ServeStage:
@@ -115,17 +115,17 @@ def test_the_streamer_gets_credentials_endpoint_and_style_and_nobody_else_does(
     secrets = {"AWS_SECRET_ACCESS_KEY": "secret", "AWS_SESSION_TOKEN": "token", "AWS_CA_BUNDLE": "/etc/psr-ca/ca.crt"}
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
-    found = environment(serving(endpoint="https://s3.example"), tmp_path, "token", "cuda", REMOTE)
-    assert {name: found[name] for name in secrets} == secrets
-    assert (found["AWS_ENDPOINT_URL"], found["AWS_REGION"]) == ("https://s3.example", "us-east-1")
-    assert found["RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING"] == "0"
-    found = environment(
+    variables = environment(serving(endpoint="https://s3.example"), tmp_path, "token", "cuda", REMOTE)
+    assert {name: variables[name] for name in secrets} == secrets
+    assert (variables["AWS_ENDPOINT_URL"], variables["AWS_REGION"]) == ("https://s3.example", "us-east-1")
+    assert variables["RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING"] == "0"
+    variables = environment(
         serving(region="eu-1", endpoint="https://s3.example", pathStyle=False), tmp_path, "t", "cuda", REMOTE
     )
-    assert (found["AWS_REGION"], found["RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING"]) == ("eu-1", "1")
-    found = environment(serving(), tmp_path, "token", "cuda", REMOTE)
-    assert found["RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING"] == "1"
-    assert "AWS_ENDPOINT_URL" not in found
+    assert (variables["AWS_REGION"], variables["RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING"]) == ("eu-1", "1")
+    variables = environment(serving(), tmp_path, "token", "cuda", REMOTE)
+    assert variables["RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING"] == "1"
+    assert "AWS_ENDPOINT_URL" not in variables
     for weights in (None, RemoteWeights(file_uri(tmp_path), 1, tmp_path)):
         assert not secrets.keys() & environment(serving(), tmp_path, "token", "cuda", weights).keys()
 

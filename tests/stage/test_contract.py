@@ -53,15 +53,15 @@ def test_another_digest_at_the_output_is_refused(
 ) -> None:
     run(config)
     before = contents(tmp_path / "out")
-    standing = json.loads((tmp_path / "out" / MANIFEST).read_bytes())["digest"]
+    published = json.loads((tmp_path / "out" / MANIFEST).read_bytes())["digest"]
     if "source" in changed:
         (tmp_path / "other.txt").write_text("moon")
         changed = {"source": file_uri(tmp_path / "other.txt")}
     ended = run(config, **changed)
     assert ended.code == 65
-    assert standing in ended.err
+    assert published in ended.err
     wanted = ended.err.split("this one is ")[1].split(")")[0]
-    assert wanted != standing
+    assert wanted != published
     assert ended.message["error"] in ended.err
     assert contents(tmp_path / "out") == before
     assert run(config | changed, output=file_uri(tmp_path / "elsewhere")).code == 0

@@ -115,15 +115,15 @@ def variants(stage: str, path: Path_) -> list[tuple[Any, StageConfig]]:
 
     Leaving an input out is another computation, whatever its address is; such values are not among these.
     """
-    found = []
+    fitting = []
     for value in values_for(stage):
         document = BASE[stage].model_dump(mode="json", by_alias=True)
         put(document, path, value)
         with contextlib.suppress(ValidationError):
             config = parse(stage, document)
             if config != BASE[stage] and input_uris(config).keys() == input_uris(BASE[stage]).keys():
-                found.append((value, config))
-    return found
+                fitting.append((value, config))
+    return fitting
 
 
 def put(document: Any, path: Path_, value: Any) -> None:

@@ -113,11 +113,11 @@ def test_killed_at_any_line_the_artefact_is_the_same(
         running.process.wait(SECONDS)
         assert len(Journal(Storage(), join(config["output"], "log")).replay()) == line + 1
     assert call(config).returncode == 0
-    made = {name: content for name, (content, _, _) in contents(tmp_path / "out").items()}
+    written = {name: content for name, (content, _, _) in contents(tmp_path / "out").items()}
     expected = {name: content for name, (content, _, _) in contents(tmp_path / "undisturbed").items()}
-    for files in (made, expected):
+    for files in (written, expected):
         files.pop("timings.json")
-    assert made == expected
+    assert written == expected
 
 
 # --- the progress port -------------------------------------------------------------------------------------

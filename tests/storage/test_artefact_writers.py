@@ -44,8 +44,8 @@ print(json.dumps(manifest.result), flush=True)
 """
 
 
-def made(folder: Path, mark: bytes) -> Path:
-    """A folder of files whose every byte says who made it; large enough that writing them takes a while."""
+def folder_of(folder: Path, mark: bytes) -> Path:
+    """A folder of files whose every byte says who wrote it; large enough that writing them takes a while."""
     folder.mkdir()
     for number, name in enumerate(NAMES):
         (folder / name).write_bytes(mark * (1 + number * 100_000))
@@ -61,7 +61,7 @@ def test_processes_that_write_different_bytes_at_once_do_not_mix(
     scheme: str, s3: S3Server, storage: Storage, prefix: str, tmp_path: Path
 ) -> None:
     access = {"endpoint": s3.endpoint}
-    folders = [made(tmp_path / f"made-{who}", b"%d" % who) for who in range(3)]
+    folders = [folder_of(tmp_path / f"made-{who}", b"%d" % who) for who in range(3)]
     for round_ in range(3):
         uri = f"{prefix}/{round_}" if scheme == "s3" else (tmp_path / f"stored-{round_}").as_uri()
         for folder in folders:  # on file:// the files are linked away
@@ -93,9 +93,9 @@ def test_processes_that_write_different_bytes_at_once_do_not_mix(
         assert manifest is not None
         assert answers == [manifest.result] * 3
         mark = b"%d" % manifest.result["by"]
-        brought = fetch(storage, uri, tmp_path / f"brought-{round_}")
+        folder = fetch(storage, uri, tmp_path / f"fetched-{round_}")
         for number, name in enumerate(NAMES):
-            assert (brought / name).read_bytes() == mark * (1 + number * 100_000)
+            assert (folder / name).read_bytes() == mark * (1 + number * 100_000)
         assert set(names(storage, uri)) == {MANIFEST, *filter(None, (join_root(manifest.root, n) for n in NAMES))}
 
 
@@ -106,24 +106,24 @@ def join_root(root: str, name: str) -> str:
 def test_a_writer_who_finds_another_ones_claim_goes_elsewhere_and_readers_find_it(place: Place, tmp_path: Path) -> None:
     """A dead attempt has left its claim, and half of its files under the plain names."""
     storage, uri = place
-    dead = made(tmp_path / "dead", b"d")
+    dead = folder_of(tmp_path / "dead", b"d")
     entries = entries_of(dead)
     assert claim(storage, uri, content_of(entries), entries) == ""
     send(storage, uri, "", dead, entries[:3])
-    manifest = publish(storage, uri, made(tmp_path / "alive", b"a"), result={}, **FACTS)
+    manifest = publish(storage, uri, folder_of(tmp_path / "alive", b"a"), result={}, **FACTS)
     assert manifest.root.startswith("files-")
     assert read_manifest(storage, uri) == manifest
-    folder = fetch(storage, uri, tmp_path / "brought")
+    folder = fetch(storage, uri, tmp_path / "fetched")
     assert {(folder / name).read_bytes()[:1] for name in NAMES} == {b"a"}
     assert read_file(storage, uri, NAMES[0]) == b"a"
     assert set(names(storage, uri)) == {MANIFEST, *(f"{manifest.root}/{name}" for name in NAMES)}
 
 
-def test_an_attempt_that_made_the_same_bytes_again_takes_up_the_claim(place: Place, tmp_path: Path) -> None:
+def test_an_attempt_with_the_same_bytes_takes_up_the_claim(place: Place, tmp_path: Path) -> None:
     storage, uri = place
-    entries = entries_of(made(tmp_path / "dead", b"x"))
+    entries = entries_of(folder_of(tmp_path / "dead", b"x"))
     assert claim(storage, uri, content_of(entries), entries) == ""
-    assert publish(storage, uri, made(tmp_path / "alive", b"x"), result={}, **FACTS).root == ""
+    assert publish(storage, uri, folder_of(tmp_path / "alive", b"x"), result={}, **FACTS).root == ""
     assert set(names(storage, uri)) == {MANIFEST, *NAMES}
 
 
@@ -132,31 +132,31 @@ def test_a_claim_that_cannot_be_read_is_somebody_elses(place: Place, tmp_path: P
     storage, uri = place
     storage.write(join(uri, CLAIM), content)
     storage.write(join(uri, "../outside") if uri.startswith("file") else uri + "-outside", b"stays")
-    manifest = publish(storage, uri, made(tmp_path / "made", b"x"), result={}, **FACTS)
+    manifest = publish(storage, uri, folder_of(tmp_path / "made", b"x"), result={}, **FACTS)
     assert manifest.root
-    fetch(storage, uri, tmp_path / "brought")
+    fetch(storage, uri, tmp_path / "fetched")
     assert CLAIM not in names(storage, uri)
 
 
 def test_a_slow_writer_sends_nothing_once_a_manifest_stands(place: Place, tmp_path: Path) -> None:
     """It took its claim after the winner's was removed: the plain names are free to claim and not free to write."""
     storage, uri = place
-    publish(storage, uri, made(tmp_path / "quick", b"q"), result={}, **FACTS)
-    slow = made(tmp_path / "slow", b"s")
+    publish(storage, uri, folder_of(tmp_path / "quick", b"q"), result={}, **FACTS)
+    slow = folder_of(tmp_path / "slow", b"s")
     entries = entries_of(slow)
     root = claim(storage, uri, content_of(entries), entries)
     send(storage, uri, root, slow, entries)
-    folder = fetch(storage, uri, tmp_path / "brought")
+    folder = fetch(storage, uri, tmp_path / "fetched")
     assert {(folder / name).read_bytes()[:1] for name in NAMES} == {b"q"}
-    standing = read_manifest(storage, uri)
-    assert standing is not None
-    clear_claim(storage, uri, standing)
+    published = read_manifest(storage, uri)
+    assert published is not None
+    clear_claim(storage, uri, published)
     assert set(names(storage, uri)) == {MANIFEST, *NAMES}
 
 
 def test_a_manifest_with_plain_names_is_written_as_before_there_were_others(tmp_path: Path) -> None:
     storage, uri = Storage(mounts={}), (tmp_path / "stored").as_uri()
-    manifest = publish(storage, uri, made(tmp_path / "made", b"x"), result={}, **FACTS)
+    manifest = publish(storage, uri, folder_of(tmp_path / "made", b"x"), result={}, **FACTS)
     assert "root" not in json.loads(storage.read(join(uri, MANIFEST)))
     elsewhere = manifest.model_copy(update={"root": "files-0123456789abcdef"})
     assert json.loads(elsewhere.to_bytes())["root"] == "files-0123456789abcdef"

@@ -48,7 +48,7 @@ def test_what_is_published_is_fetched(place: Place, tmp_path: Path) -> None:
     manifest = publish_it(storage, uri, make(tmp_path / "made"))
     assert manifest == read_manifest(storage, uri)
     assert [entry.path for entry in manifest.files] == sorted(FILES)
-    folder = fetch(storage, uri, tmp_path / "brought")
+    folder = fetch(storage, uri, tmp_path / "fetched")
     assert {name: (folder / name).read_bytes() for name in FILES} == FILES
     weights = fetch(storage, uri, tmp_path / "part", below="weights")
     assert sorted(os.listdir(weights)) == ["empty", "part 1.bin"]
@@ -73,7 +73,7 @@ def test_a_stopped_attempt_is_continued(place: Place, tmp_path: Path) -> None:
     if storage.local_path(uri):
         half_written.write_bytes(b"of a killed writer")
     publish_it(storage, uri, make(tmp_path / "made"))
-    assert fetch(storage, uri, tmp_path / "brought").is_dir()
+    assert fetch(storage, uri, tmp_path / "fetched").is_dir()
     assert not half_written.exists()
 
 
@@ -92,17 +92,17 @@ def test_of_publishers_who_race_the_first_one_stands(place: Place, tmp_path: Pat
 
     with ThreadPoolExecutor(len(digests)) as pool:
         outcomes = list(pool.map(publisher, range(len(digests))))
-    standing = read_manifest(storage, uri)
-    assert standing is not None
-    winner = standing.result["by"]
+    published = read_manifest(storage, uri)
+    assert published is not None
+    winner = published.result["by"]
     for number, outcome in enumerate(outcomes):
         if number == winner or digests[number] == digests[winner]:
-            assert outcome == standing
+            assert outcome == published
         else:
             assert isinstance(outcome, DataError)
             assert digests[number] in str(outcome)
             assert digests[winner] in str(outcome)
-    fetch(storage, uri, tmp_path / "brought")
+    fetch(storage, uri, tmp_path / "fetched")
 
 
 def test_the_same_work_makes_the_same_bytes(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_paths_that_leave_the_folder_are_refused(place: Place, tmp_path: Path, p
     document["files"][0]["path"] = path
     storage.write(join(uri, MANIFEST), json.dumps(document).encode())
     with pytest.raises(DataError, match=r"files\.0\.path: .* does not stay below"):
-        fetch(storage, uri, tmp_path / "brought")
+        fetch(storage, uri, tmp_path / "fetched")
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_a_file_that_does_not_fit_is_named(place: Place, tmp_path: Path, content
     publish_it(storage, uri, make(tmp_path / "made"))
     storage.write(join(uri, "weights/part 1.bin"), content)
     with pytest.raises(DataError, match=message) as caught:
-        fetch(storage, uri, tmp_path / "brought")
+        fetch(storage, uri, tmp_path / "fetched")
     assert join(uri, "weights/part 1.bin") in str(caught.value)
 
 
@@ -179,14 +179,14 @@ def test_a_file_that_is_gone_is_named(place: Place, tmp_path: Path) -> None:
     publish_it(storage, uri, make(tmp_path / "made"))
     storage.delete(join(uri, "config.json"))
     with pytest.raises(InputMissing, match=r"config\.json"):
-        fetch(storage, uri, tmp_path / "brought")
+        fetch(storage, uri, tmp_path / "fetched")
 
 
 def test_a_broken_copy_on_this_machine_is_brought_again(storage: Storage, prefix: str, tmp_path: Path) -> None:
     publish_it(storage, prefix, make(tmp_path / "made"))
-    folder = fetch(storage, prefix, tmp_path / "brought")
+    folder = fetch(storage, prefix, tmp_path / "fetched")
     (folder / "config.json").write_bytes(b"{")
-    assert (fetch(storage, prefix, tmp_path / "brought") / "config.json").read_bytes() == b"{}"
+    assert (fetch(storage, prefix, tmp_path / "fetched") / "config.json").read_bytes() == b"{}"
 
 
 def test_what_was_not_finished_is_missing(place: Place, tmp_path: Path) -> None:

@@ -46,8 +46,8 @@ def test_files_that_are_links_count_as_files(tmp_path: Path) -> None:
     (tmp_path / "snapshot").mkdir()
     (tmp_path / "snapshot/model.safetensors").symlink_to("../blobs/0123")
     (tmp_path / "model").symlink_to("snapshot")
-    (found,) = STORAGE.list(file_uri(tmp_path / "model"))
-    assert (found.uri, found.size) == (file_uri(tmp_path / "model/model.safetensors"), 7)
+    (listed,) = STORAGE.list(file_uri(tmp_path / "model"))
+    assert (listed.uri, listed.size) == (file_uri(tmp_path / "model/model.safetensors"), 7)
     (tmp_path / "blobs/0123").unlink()
     with pytest.raises(InputMissing, match=r"model\.safetensors"):
         STORAGE.list(file_uri(tmp_path / "model"))

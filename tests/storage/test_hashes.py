@@ -104,20 +104,20 @@ def test_an_older_manifest_keeps_its_bytes_and_its_identity(place: Place, tmp_pa
     assert manifest.files[0].expected == ("sha256", manifest.files[0].sha256)
     storage.write(join(uri, "weights"), b"some weights")
     storage.write(join(uri, "manifest.json"), OLD)
-    assert (fetch(storage, uri, tmp_path / "brought") / "weights").read_bytes() == b"some weights"
+    assert (fetch(storage, uri, tmp_path / "fetched") / "weights").read_bytes() == b"some weights"
     damage(storage, uri)
     with pytest.raises(DataError, match=r"weights: sha256 .*the file was changed"):
         fetch(storage, uri, tmp_path / "again")
 
 
-def test_a_changed_byte_is_found_by_blake3(place: Place, tmp_path: Path) -> None:
+def test_blake3_sees_a_changed_byte(place: Place, tmp_path: Path) -> None:
     storage, uri = place
     manifest = publish_it(storage, uri, tmp_path / "made")
     assert manifest.files[0].expected == ("composite_blake3", manifest.files[0].composite_blake3)
-    folder = fetch(storage, uri, tmp_path / "brought")
+    folder = fetch(storage, uri, tmp_path / "fetched")
     if storage.local_path(uri) is None:
         (folder / "weights").write_bytes(b"some weighty")
-        assert (fetch(storage, uri, folder) / "weights").read_bytes() == b"some weights", "it was brought again"
+        assert (fetch(storage, uri, folder) / "weights").read_bytes() == b"some weights", "it was fetched again"
     damage(storage, uri)
     with pytest.raises(DataError, match=r"weights: composite_blake3 .*the file was changed"):
         fetch(storage, uri, tmp_path / "again")
@@ -130,7 +130,7 @@ def test_without_the_package_sha256_verifies(place: Place, tmp_path: Path) -> No
     document["files"][0]["composite_blake3"] = "0" * 64
     storage.write(join(uri, "weights"), b"some weights")
     storage.write(join(uri, "manifest.json"), json.dumps(document).encode())
-    assert (fetch(storage, uri, tmp_path / "brought") / "weights").read_bytes() == b"some weights"
+    assert (fetch(storage, uri, tmp_path / "fetched") / "weights").read_bytes() == b"some weights"
     damage(storage, uri)
     with pytest.raises(DataError, match=r"weights: sha256 .*the file was changed"):
         fetch(storage, uri, tmp_path / "again")

@@ -33,8 +33,8 @@ def test_names_are_plain_text(place: Place, name: str, tmp_path: Path) -> None:
     assert [name_below(uri, item.uri) for item in storage.list(uri)] == [name]
     assert [item.uri for item in storage.list(uri)] == [join(uri, name)]
     assert storage.read(storage.list(uri)[0].uri) == name.encode()
-    storage.download(join(uri, name), tmp_path / "brought")
-    assert (tmp_path / "brought").read_bytes() == name.encode()
+    storage.download(join(uri, name), tmp_path / "fetched")
+    assert (tmp_path / "fetched").read_bytes() == name.encode()
 
 
 def test_a_folder_is_not_its_neighbour_of_the_same_beginning(place: Place) -> None:

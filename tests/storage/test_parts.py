@@ -59,7 +59,7 @@ except StageError as error:
 """
 
 
-def made(folder: Path, rank: int, mark: bytes = b"x") -> Path:
+def folder_of(folder: Path, rank: int, mark: bytes = b"x") -> Path:
     """The files of one rank: a shard, and for rank 0 what belongs to all."""
     (folder / "shards").mkdir(parents=True)
     (folder / f"shards/{rank}.bin").write_bytes(mark * (100_000 + rank))
@@ -83,7 +83,7 @@ class Ranks:
         self.processes: dict[int, subprocess.Popen[str]] = {}
 
     def start(self, rank: int, how: str = "", *, digest: str = "sha256:1", content: str = ATTEMPT) -> None:
-        folder = made(self._tmp_path / f"{content}-{rank}", rank, content[:1].encode())
+        folder = folder_of(self._tmp_path / f"{content}-{rank}", rank, content[:1].encode())
         arguments = [self._access, self._uri, str(folder), rank, RANKS, digest, content, FACTS, how]
         self.processes[rank] = self._stack.enter_context(
             subprocess.Popen([sys.executable, "-c", RANK, json.dumps(arguments)], stdout=subprocess.PIPE, text=True)
@@ -130,7 +130,7 @@ def test_rank_0_waits_for_the_slowest_and_publishes_what_all_have_written(
     manifest = read_manifest(storage, place)
     assert manifest is not None
     assert ([entry.path for entry in manifest.files], manifest.result) == (SHARDS, {"loss": 0.5})
-    folder = fetch(storage, place, tmp_path / "brought")
+    folder = fetch(storage, place, tmp_path / "fetched")
     assert [(folder / f"shards/{rank}.bin").stat().st_size for rank in range(RANKS)] == [100_000, 100_001, 100_002]
     assert names(storage, place) == [SHARDS[0], MANIFEST, *SHARDS[1:]]
 
@@ -149,7 +149,7 @@ def test_without_a_rank_that_died_there_is_no_artefact_and_the_next_attempt_make
     for rank in range(RANKS):
         ranks.start(rank, content="fedcba9876543210")
     assert [ranks.end(rank) for rank in range(RANKS)] == [(0, "")] * RANKS
-    folder = fetch(storage, place, tmp_path / "brought")
+    folder = fetch(storage, place, tmp_path / "fetched")
     assert [(folder / f"shards/{rank}.bin").read_bytes()[:1] for rank in range(RANKS)] == [b"f"] * RANKS
     manifest = read_manifest(storage, place)
     assert manifest is not None
@@ -168,13 +168,13 @@ def test_an_attempt_goes_on_with_the_parts_that_are_there(
     ranks.start(0, "impatient")
     assert ranks.end(0)[0] == 75
     for rank in range(RANKS):
-        folder = made(tmp_path / f"again-{rank}", rank, b"0")
+        folder = folder_of(tmp_path / f"again-{rank}", rank, b"0")
         publish_part(storage, place, folder, rank=rank, ranks=RANKS, digest="sha256:1", content=ATTEMPT)
     manifest = publish_parts(storage, place, ranks=RANKS, content=ATTEMPT, wait_seconds=0, digest="sha256:1", **FACTS)
     assert ([entry.path for entry in manifest.files], manifest.root) == (SHARDS, "")
 
 
-def test_a_rank_of_another_work_is_found_at_once(ranks: Ranks, storage: Storage, place: str) -> None:
+def test_a_rank_of_another_work_is_named_at_once(ranks: Ranks, storage: Storage, place: str) -> None:
     ranks.start(0)
     ranks.start(1, digest="sha256:2")
     code, message = ranks.end(0)
@@ -188,13 +188,13 @@ def test_a_rank_of_another_work_is_found_at_once(ranks: Ranks, storage: Storage,
 
 def put_parts(storage: Storage, uri: str, tmp_path: Path, *numbers: int) -> None:
     for rank in numbers:
-        folder = made(tmp_path / f"rank-{rank}", rank)
+        folder = folder_of(tmp_path / f"rank-{rank}", rank)
         publish_part(storage, uri, folder, rank=rank, ranks=RANKS, digest="sha256:1", content=ATTEMPT)
 
 
 def join_parts(storage: Storage, uri: str, **changed: Any) -> Any:
-    given = {"ranks": RANKS, "content": ATTEMPT, "wait_seconds": 0, "digest": "sha256:1"} | changed
-    return publish_parts(storage, uri, **given, **FACTS)
+    arguments = {"ranks": RANKS, "content": ATTEMPT, "wait_seconds": 0, "digest": "sha256:1"} | changed
+    return publish_parts(storage, uri, **arguments, **FACTS)
 
 
 def test_what_a_part_lists_must_be_there(storage: Storage, place: str, tmp_path: Path) -> None:
@@ -207,14 +207,16 @@ def test_what_a_part_lists_must_be_there(storage: Storage, place: str, tmp_path:
 
 def test_two_ranks_with_one_path_are_refused(storage: Storage, place: str, tmp_path: Path) -> None:
     put_parts(storage, place, tmp_path, 0, 1)
-    publish_part(storage, place, made(tmp_path / "same", 1), rank=2, ranks=RANKS, digest="sha256:1", content=ATTEMPT)
+    publish_part(
+        storage, place, folder_of(tmp_path / "same", 1), rank=2, ranks=RANKS, digest="sha256:1", content=ATTEMPT
+    )
     with pytest.raises(DataError, match=r"ranks 1 and 2 both wrote shards/1\.bin"):
         join_parts(storage, place)
 
 
 def test_a_rank_that_comes_again_with_other_files_is_refused(storage: Storage, place: str, tmp_path: Path) -> None:
     put_parts(storage, place, tmp_path, 0, 1, 2)
-    other = made(tmp_path / "other", 1, b"y")
+    other = folder_of(tmp_path / "other", 1, b"y")
     with pytest.raises(DataError, match="rank 1 has published other files there; give each attempt its own content"):
         publish_part(storage, place, other, rank=1, ranks=RANKS, digest="sha256:1", content=ATTEMPT)
     assert storage.read(join(place, "shards/1.bin"))[:1] == b"x"
@@ -234,7 +236,7 @@ def test_late_ranks_of_a_published_artefact_write_nothing(storage: Storage, plac
     put_parts(storage, place, tmp_path, 0, 1, 2)
     manifest = join_parts(storage, place)
     before = names(storage, place)
-    late = made(tmp_path / "late", 1, b"z")
+    late = folder_of(tmp_path / "late", 1, b"z")
     asked = {"rank": 1, "ranks": RANKS, "content": "fedcba9876543210"}
     assert publish_part(storage, place, late, digest="sha256:1", **asked) is None
     assert join_parts(storage, place, content="fedcba9876543210") == manifest
@@ -246,23 +248,23 @@ def test_late_ranks_of_a_published_artefact_write_nothing(storage: Storage, plac
 def test_an_artefact_of_one_writer_and_parts_do_not_mix(storage: Storage, place: str, tmp_path: Path) -> None:
     """Somebody publishes the same work alone before rank 0 does: that one stands, the parts' files go."""
     put_parts(storage, place, tmp_path, 0, 1, 2)
-    alone = publish(storage, place, made(tmp_path / "alone", 0, b"a"), digest="sha256:1", **FACTS)
+    alone = publish(storage, place, folder_of(tmp_path / "alone", 0, b"a"), digest="sha256:1", **FACTS)
     assert alone.root
     assert join_parts(storage, place) == alone
-    folder = fetch(storage, place, tmp_path / "brought")
+    folder = fetch(storage, place, tmp_path / "fetched")
     assert (folder / "shards/0.bin").read_bytes()[:1] == b"a"
 
 
 @pytest.mark.parametrize("wrong", [{"rank": 3}, {"rank": -1}, {"content": "short"}, {"content": "../" * 8}])
 def test_numbers_that_cannot_be_are_mistakes_of_the_caller(tmp_path: Path, wrong: dict[str, Any]) -> None:
-    given = {"rank": 0, "ranks": RANKS, "digest": "sha256:1", "content": ATTEMPT} | wrong
+    arguments = {"rank": 0, "ranks": RANKS, "digest": "sha256:1", "content": ATTEMPT} | wrong
     with pytest.raises(ValueError, match=r"ranks are 0 to 2|at least 16 letters or digits"):
-        publish_part(Storage(mounts={}), (tmp_path / "stored").as_uri(), made(tmp_path / "made", 0), **given)
+        publish_part(Storage(mounts={}), (tmp_path / "stored").as_uri(), folder_of(tmp_path / "made", 0), **arguments)
 
 
 @pytest.mark.parametrize("name", [MANIFEST, CLAIM, f"{FOLDER}/mine"])
 def test_names_of_our_own_are_taken(tmp_path: Path, name: str) -> None:
-    folder = made(tmp_path / "made", 0)
+    folder = folder_of(tmp_path / "made", 0)
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_bytes(b"{}")
     with pytest.raises(ValueError, match="that name is taken"):

@@ -1,4 +1,4 @@
-"""The stage `prune`, on both stores: what goes, what stays, what is refused, and a death at any moment."""
+"""The stage `prune`, on both stores: what goes, what stays, what is refused, and a death at any time."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_weights_go_and_everything_that_tells_what_they_were_stays(place: Place,
     }
 
 
-def test_files_that_do_not_have_their_plain_names_are_found(place: Place, run: Prune, tmp_path: Path) -> None:
+def test_files_that_do_not_have_their_plain_names_go_too(place: Place, run: Prune, tmp_path: Path) -> None:
     """Another writer had claimed those first, with other bytes."""
     storage, uri = place
     model = join(uri, "m1")
@@ -119,17 +119,17 @@ def test_files_that_do_not_have_their_plain_names_are_found(place: Place, run: P
     assert names(storage, model) == before - gone - {LEFT_BEHIND} | {PRUNED}
 
 
-def test_who_misses_the_weights_is_told_why(place: Place, run: Prune, tmp_path: Path) -> None:
+def test_who_misses_the_weights_learns_why(place: Place, run: Prune, tmp_path: Path) -> None:
     storage, uri = place
     model = join(uri, "m1")
     digest = make(storage, model, tmp_path / "made")
     run([{"uri": model, "digest": digest}])
     for part in ("master", "serving"):
         with pytest.raises(InputMissing, match="its weights were pruned by retention Last of run team/loop") as caught:
-            fetch(storage, model, tmp_path / "brought", below=part)
+            fetch(storage, model, tmp_path / "fetched", below=part)
         assert "storage.retention" in str(caught.value)
     with pytest.raises(InputMissing) as other:
-        fetch(storage, join(uri, "m2"), tmp_path / "brought")
+        fetch(storage, join(uri, "m2"), tmp_path / "fetched")
     assert "pruned" not in str(other.value)
 
 
@@ -150,9 +150,9 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("operation", ["delete", "delete_folder", "create", "write", "upload"])
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_killed_at_any_moment_the_next_attempt_ends_the_same(
-    place: Place, run: Prune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str, moment: str
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_killed_at_any_time_the_next_attempt_ends_the_same(
+    place: Place, run: Prune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str, when: str
 ) -> None:
     storage, uri = place
     plain = getattr(Storage, operation)
@@ -163,15 +163,15 @@ def test_killed_at_any_moment_the_next_attempt_ends_the_same(
         arguments = {"models": [{"uri": model, "digest": digest}], "output": join(uri, f"at-{at}/retention")}
         calls = 0
 
-        def dying(self: Storage, *given: Any, at: int = at, **named: Any) -> Any:
+        def dying(self: Storage, *arguments: Any, at: int = at, **named: Any) -> Any:
             nonlocal calls
             calls += 1
-            if calls == at + 1 and moment == "before":
+            if calls == at + 1 and when == "before":
                 raise Killed
-            found = plain(self, *given, **named)
+            result = plain(self, *arguments, **named)
             if calls == at + 1:
                 raise Killed
-            return found
+            return result
 
         monkeypatch.setattr(Storage, operation, dying)
         killed = False
@@ -183,9 +183,9 @@ def test_killed_at_any_moment_the_next_attempt_ends_the_same(
         if WEIGHTS - names(storage, model):
             assert PRUNED in names(storage, model), "weights went without a word"
         code, result = run(**arguments)
-        made = read_manifest(storage, result["output"])
-        assert made is not None
-        listed = [entry.path for entry in made.files]
+        manifest = read_manifest(storage, result["output"])
+        assert manifest is not None
+        listed = [entry.path for entry in manifest.files]
         ends.append((code, result["files"], result["bytes"], names(storage, model), listed))
         if not killed:
             break

@@ -48,7 +48,7 @@ def test_with_the_authoritys_bundle_files_travel_through_tls(
     storage = Storage(behind_tls)
     (tmp_path / "weights").write_bytes(os.urandom(17 << 20))
     storage.upload(tmp_path / "weights", f"{prefix}/weights")
-    assert storage.download(f"{prefix}/weights", tmp_path / "brought") == sha256_of(tmp_path / "weights")
+    assert storage.download(f"{prefix}/weights", tmp_path / "fetched") == sha256_of(tmp_path / "weights")
     assert storage.create(f"{prefix}/claim", b"x")
     assert not storage.create(f"{prefix}/claim", b"y")
 

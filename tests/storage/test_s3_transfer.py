@@ -22,8 +22,8 @@ from psr_runtime.config import StorageAccess
 from psr_runtime.protocol.errors import Interrupted
 from psr_runtime.storage import NotFound, Storage, hashes, s3_transfer, sha256_of
 from psr_runtime.storage.hashes import HashName, digest_of
+from psr_runtime.storage.partial import PARTIAL, PARTS, boot, slices
 from psr_runtime.storage.s3 import S3Store
-from psr_runtime.storage.s3_transfer import PARTIAL, PARTS, slices
 
 MIB = 1 << 20
 PART = 5 * MIB
@@ -32,22 +32,22 @@ SIZE = 6 * PART + 17
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from psr_runtime.storage import hashes, s3_transfer
+from psr_runtime.storage import hashes, partial, s3_transfer
 from psr_runtime.config import StorageAccess
 from psr_runtime.storage import Storage
 
 what, endpoint, uri, path, part, last = sys.argv[1:]
 s3_transfer.PART, hashes.PART, s3_transfer.STREAMS = int(part), int(part), 1
-owner, name = {"upload": (s3_transfer.Transfer, "_send"), "download": (s3_transfer._Partial, "note")}[what]
+owner, name = {"upload": (s3_transfer.Transfer, "_send"), "download": (partial.PartialFile, "note")}[what]
 plain, count = getattr(owner, name), 0
 
 def counted(*arguments):
     global count
-    found = plain(*arguments)
+    result = plain(*arguments)
     count += 1
     if count == int(last):
         os.kill(os.getpid(), signal.SIGKILL)
-    return found
+    return result
 
 setattr(owner, name, counted)
 storage = Storage(StorageAccess(endpoint=endpoint))
@@ -79,14 +79,14 @@ def store(s3: S3Server) -> S3Store:
 @pytest.fixture
 def asked(store: S3Store) -> Counter[str]:
     """How often `store` asks for what: names of operations, with numbers of parts and ranges."""
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
 
     def note(params: Any, model: Any, **_: Any) -> None:
         detail = params.get("query_string", {}).get("partNumber") or params.get("headers", {}).get("Range") or ""
-        found[f"{model.name} {detail}".strip()] += 1
+        counts[f"{model.name} {detail}".strip()] += 1
 
     store._client.meta.events.register("before-call.s3", note)
-    return found
+    return counts
 
 
 def kill_in_the_middle(what: str, s3: S3Server, uri: str, path: Path, last: int) -> None:
@@ -103,8 +103,8 @@ def sent(asked: Counter[str]) -> list[int]:
 
 def unfinished(s3: S3Server, uri: str) -> list[str]:
     key = uri.removeprefix(f"s3://{s3.bucket}/")
-    found = s3.client().list_multipart_uploads(Bucket=s3.bucket, Prefix=key).get("Uploads", [])
-    return [item["UploadId"] for item in found]
+    uploads = s3.client().list_multipart_uploads(Bucket=s3.bucket, Prefix=key).get("Uploads", [])
+    return [item["UploadId"] for item in uploads]
 
 
 def begin_upload(s3: S3Server, uri: str, parts: dict[int, bytes], sha256: str) -> str:
@@ -119,8 +119,8 @@ def begin_upload(s3: S3Server, uri: str, parts: dict[int, bytes], sha256: str) -
 
 def metadata(s3: S3Server, uri: str) -> str:
     head = s3.client().head_object(Bucket=s3.bucket, Key=uri.removeprefix(f"s3://{s3.bucket}/"))
-    found: str = head["Metadata"]["psr-sha256"]
-    return found
+    sha256: str = head["Metadata"]["psr-sha256"]
+    return sha256
 
 
 @pytest.mark.parametrize("size", [0, 1, PART, PART + 1, 2 * PART])
@@ -353,7 +353,7 @@ def test_what_a_killed_download_left_counts_only_while_it_is_surely_right(
             file.write(b"other bytes")
         store.upload(source, stored, sha256_of(source), False)
     elif what == "another boot":
-        notes.write_text(notes.read_text().replace(s3_transfer._boot(), "an earlier one"))
+        notes.write_text(notes.read_text().replace(boot(), "an earlier one"))
     elif what == "a part cut off":
         os.truncate(partial, SIZE - 1)
     else:
@@ -400,15 +400,15 @@ def test_a_part_whose_answer_breaks_off_is_gone_on_with(
 def test_two_downloads_to_one_place_at_a_time_do_not_mix(
     s3: S3Server, store: S3Store, stored: str, source: Path, tmp_path: Path
 ) -> None:
-    found: list[str] = []
+    digests: list[str] = []
     readers = [
-        threading.Thread(target=lambda: found.append(store.download(stored, tmp_path / "here", "sha256")))
+        threading.Thread(target=lambda: digests.append(store.download(stored, tmp_path / "here", "sha256")))
         for _ in range(4)
     ]
     for reader in readers:
         reader.start()
     for reader in readers:
         reader.join()
-    assert found == [sha256_of(source)] * 4
+    assert digests == [sha256_of(source)] * 4
     assert sha256_of(tmp_path / "here") == sha256_of(source)
     assert [path.name for path in tmp_path.iterdir() if PARTIAL in path.name or PARTS in path.name] == []
