@@ -10,10 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from harness.control_plane.plane import APIError, ControlPlane, named_cluster, start_control_plane
 from psr_operator.api import GROUP, KINDS, VERSION
 from psr_operator.api.crd import rendered
+
+# Other work on the machine is no fault of what is tested.
+settings.register_profile("beside others", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("beside others")
 
 pytest_plugins = ["tests.suite_order", "tests.suite_times"]
 
