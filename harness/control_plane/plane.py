@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -26,6 +27,8 @@ from harness.control_plane.keys import write_keys
 from harness.ports import free_ports
 
 START_SECONDS = 120.0
+LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
 ADMIN_TOKEN = "admin-of-a-test-control-plane"
 CONTROLLERS = (
     "deployment-controller",
@@ -352,7 +355,13 @@ def _start(plane: ControlPlane, name: str, command: list[Any]) -> None:
             stderr=subprocess.STDOUT,
             env={**os.environ, "GOMAXPROCS": "2"},
             start_new_session=plane.detached,
+            preexec_fn=None if plane.detached else _end_with_parent,
         )
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end this process when the one that started it is gone: a worker of tests may be killed."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _wait_for(plane: ControlPlane, done: Any, name: str) -> None:
