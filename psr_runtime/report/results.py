@@ -16,12 +16,14 @@ from typing import Any
 from psr_runtime.artefacts.fetching import read_file
 from psr_runtime.artefacts.manifest import Manifest, digest_of_input, read_manifest, require_manifest
 from psr_runtime.config import ReportedEvaluation, ReportedModel, ReportStage
+from psr_runtime.config.results import EvaluateResult, PairSetResult, TrainingResult
 from psr_runtime.data.reading import parse_records
 from psr_runtime.data.records import Prediction, Tree
 from psr_runtime.protocol.errors import InputMissing
-from psr_runtime.report.oracles import ORACLES
+from psr_runtime.report.oracles import ORACLES, StepOracle
 from psr_runtime.report.statistics import Estimate, Round, accuracy, difference, summarise
 from psr_runtime.stage import TIMINGS, versions
+from psr_runtime.stages import Makes, makers
 from psr_runtime.storage import Storage, join
 
 DIGITS = 6
@@ -42,6 +44,27 @@ class Artefact:
     name: str
     uri: str
     manifest: Manifest
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """The pair set of one round.
+
+    Attributes:
+        result: what its search said at the end.
+        counted: what is counted here over its trees.
+    """
+
+    manifest: Manifest
+    result: PairSetResult
+    counted: Round
+
+    @classmethod
+    def read(cls, storage: Storage, uri: str, oracle: StepOracle | None) -> PairSet:
+        """Read the pair set at `uri` and go through its trees once."""
+        manifest = require_manifest(storage, uri, ("merge", "search"))
+        counted = summarise(_trees(storage, uri), oracle, SAMPLES)
+        return cls(manifest, PairSetResult.model_validate(manifest.result), counted)
 
 
 @dataclass(frozen=True)
@@ -77,27 +100,26 @@ def collect(config: ReportStage, storage: Storage) -> Material:
             artefacts.append(Artefact(model.name, model.checkpoint, checkpoint))
         evaluations = {}
         for evaluation in model.evaluations:
-            manifest = require_manifest(storage, evaluation.uri, ("evaluate",))
+            manifest = require_manifest(storage, evaluation.uri, makers(Makes.EVALUATION))
             artefacts.append(Artefact(f"{evaluation.name} of {model.name}", evaluation.uri, manifest))
             answers = _answers(storage, evaluation)
             evaluations[evaluation.name] = _evaluation(
                 manifest, answers, first.get(evaluation.name) if models else None
             )
             first.setdefault(evaluation.name, answers)
-        pair_set = counted = None
+        pair_set = None
         if model.pairs is not None:
-            pair_set = require_manifest(storage, model.pairs, ("merge", "search"))
-            artefacts.append(Artefact(f"pairs of {model.name}", model.pairs, pair_set))
-            counted = summarise(_trees(storage, model.pairs), oracle, SAMPLES)
-            samples[model.name] = counted.samples
+            pair_set = PairSet.read(storage, model.pairs, oracle)
+            artefacts.append(Artefact(f"pairs of {model.name}", model.pairs, pair_set.manifest))
+            samples[model.name] = pair_set.counted.samples
         models.append(
             {
                 "model": model.name,
                 **_head(evaluations),
-                "pairs": pair_set.result["pairs"] if pair_set else None,
+                "pairs": pair_set.result.pairs if pair_set else None,
                 "tokens": _tokens(evaluations, pair_set, checkpoint),
-                "judge": _judge(pair_set, counted, with_oracle=oracle is not None) if pair_set and counted else None,
-                "search": _search(pair_set, counted) if pair_set and counted else None,
+                "judge": _judge(pair_set, with_oracle=oracle is not None) if pair_set else None,
+                "search": _search(pair_set) if pair_set else None,
                 "training": checkpoint.result if checkpoint is not None else {},
                 "evaluations": evaluations,
                 "seconds": _seconds(storage, model, checkpoint, pair_set),
@@ -130,7 +152,7 @@ def _checkpoint(storage: Storage, uri: str, *, first: bool) -> Manifest | None:
     """Manifest of a model's checkpoint; None for the first model where it was made elsewhere."""
     if first and read_manifest(storage, uri) is None:
         return None
-    return require_manifest(storage, uri, ("sft", "step-dpo"))
+    return require_manifest(storage, uri, makers(Makes.CHECKPOINT))
 
 
 def _answers(storage: Storage, evaluation: ReportedEvaluation) -> dict[str, bool]:
@@ -171,28 +193,29 @@ def _head(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _tokens(
-    evaluations: Mapping[str, Mapping[str, Any]], pair_set: Manifest | None, checkpoint: Manifest | None
+    evaluations: Mapping[str, Mapping[str, Any]], pair_set: PairSet | None, checkpoint: Manifest | None
 ) -> dict[str, int]:
     """Sampled tokens by purpose, and the tokens that this model was trained on."""
-    tokens = {"training": checkpoint.result.get("tokens") if checkpoint is not None else None}
+    tokens = {}
+    if checkpoint is not None:
+        tokens["training"] = TrainingResult.model_validate(checkpoint.result).tokens
     if pair_set is not None:
-        tokens["candidates"] = pair_set.result.get("candidate_tokens")
-        tokens["judge"] = pair_set.result.get("judge_tokens")
+        tokens["candidates"] = pair_set.result.candidate_tokens
+        tokens["judge"] = pair_set.result.judge_tokens
     if evaluations:
-        tokens["evaluation"] = sum(item.get("tokens", 0) for item in evaluations.values())
-    return {name: count for name, count in tokens.items() if count is not None}
+        tokens["evaluation"] = sum(EvaluateResult.model_validate(item).tokens for item in evaluations.values())
+    return tokens
 
 
-def _judge(pair_set: Manifest, counted: Round, *, with_oracle: bool) -> dict[str, Any]:
+def _judge(pair_set: PairSet, *, with_oracle: bool) -> dict[str, Any]:
     """The round's judge; `with_oracle`: an oracle has said which steps are right."""
-    result = pair_set.result
-    verdicts = result.get("verdicts", 0)
-    judge = {
-        "verdicts": verdicts,
-        "share_a": result.get("share_a"),
-        "no_verdict": result.get("no_verdict", 0),
-        "no_verdict_share": _share(result.get("no_verdict", 0), verdicts),
-        "order_agreement": result.get("agreement"),
+    result, counted = pair_set.result, pair_set.counted
+    judge: dict[str, Any] = {
+        "verdicts": result.verdicts,
+        "share_a": result.share_a,
+        "no_verdict": result.no_verdict,
+        "no_verdict_share": _share(result.no_verdict, result.verdicts),
+        "order_agreement": result.agreement,
     }
     if with_oracle:
         judge |= {
@@ -207,18 +230,28 @@ def _share(part: int, whole: int) -> float | None:
     return round(part / whole, DIGITS) if whole else None
 
 
-def _search(pair_set: Manifest, counted: Round) -> dict[str, Any]:
-    names = ("problems", "levels", "candidates", "malformed", "truncated", "unanimous", "rollbacks", "outcomes")
-    return {**{name: pair_set.result[name] for name in names if name in pair_set.result}, "ties": counted.ties}
+def _search(pair_set: PairSet) -> dict[str, Any]:
+    result = pair_set.result
+    return {
+        "problems": result.problems,
+        "levels": result.levels,
+        "candidates": result.candidates,
+        "malformed": result.malformed,
+        "truncated": result.truncated,
+        "unanimous": result.unanimous,
+        "rollbacks": result.rollbacks,
+        "outcomes": result.outcomes,
+        "ties": pair_set.counted.ties,
+    }
 
 
 def _seconds(
-    storage: Storage, model: ReportedModel, checkpoint: Manifest | None, pair_set: Manifest | None
+    storage: Storage, model: ReportedModel, checkpoint: Manifest | None, pair_set: PairSet | None
 ) -> dict[str, float]:
     """Seconds by stage, of the attempts that finished; stages that left no time are left out."""
     places = {
         **({checkpoint.stage: [model.checkpoint]} if checkpoint is not None else {}),
-        "search": [] if pair_set is None or model.pairs is None else [model.pairs, *_parts(pair_set)],
+        "search": [] if pair_set is None or model.pairs is None else [model.pairs, *_parts(pair_set.manifest)],
         "evaluate": [evaluation.uri for evaluation in model.evaluations],
     }
     seconds = {}

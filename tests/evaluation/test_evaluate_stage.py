@@ -114,9 +114,9 @@ def evaluate(
 
 
 def manifest(folder: Path) -> Manifest:
-    found = read_manifest(Storage(), file_uri(folder))
-    assert found is not None
-    return found
+    published = read_manifest(Storage(), file_uri(folder))
+    assert published is not None
+    return published
 
 
 def test_every_problem_is_asked_once_and_its_answer_graded(

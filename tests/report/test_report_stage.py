@@ -221,8 +221,8 @@ def report(run: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def models(report: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads((report / "results.json").read_text())["models"]
-    return found
+    models: list[dict[str, Any]] = json.loads((report / "results.json").read_text())["models"]
+    return models
 
 
 def test_accuracy_error_and_paired_difference(models: list[dict[str, Any]]) -> None:
@@ -255,7 +255,7 @@ def test_the_judge_is_judged_on_calls_with_exactly_one_right_step(models: list[d
     # problem 1: (right, wrong) -> A is right, (wrong, right) -> A is not; problem 2: no verdict is not, B is right
     assert judge["calls_with_one_right_step"] == 4
     assert judge["accuracy_on_own_candidates"] == 0.5
-    # told: wrong, wrong | right, wrong, right | right, right | right, wrong
+    # the oracle says: wrong, wrong | right, wrong, right | right, right | right, wrong
     assert judge["share_of_right_candidates"] == round(5 / 9, 6)
     assert (judge["verdicts"], judge["share_a"], judge["order_agreement"]) == (10, 0.4444, 0.75)
     assert judge["no_verdict_share"] == 0.1

@@ -70,8 +70,8 @@ def test_samples_of_both_are_of_one_language(live: EngineServer) -> None:
     sampling = Sampling(max_tokens=8, temperature=1.0, n=64, seed=5, stop=("\nStep 2:",), stop_token_ids=(EOS,))
     prompts = [PROBLEM, PROBLEM + " + 0?", f"{PROBLEM}Step 1: ", PROBLEM + " + 0 + 0?"]
     for engine in (client(live), StandIn()):
-        told = zip(prompts, ask(engine, prompts, sampling), strict=True)
-        answers = [(prompt, item) for prompt, items in told for item in items]
+        completions = zip(prompts, ask(engine, prompts, sampling), strict=True)
+        answers = [(prompt, item) for prompt, items in completions for item in items]
         assert len(answers) == 256
         for prompt, answer in answers:
             ids = answer.token_ids
@@ -136,15 +136,15 @@ def test_prompts_grow_by_the_ids_that_were_kept_and_are_found_in_the_cache(
     hits = {"judge": judge, "candidates": hits_so_far(live) - before - judge}
     for purpose, attainable in engine.attainable.items():
         sent = sum(len(r.prompt_ids) * r.sampling.n for r in engine.requests if r.purpose == purpose)
-        found = f"{hits[purpose]} from the prefix cache, {hits[purpose] / attainable:.1%} of {attainable} attainable"
+        cached = f"{hits[purpose]} from the prefix cache, {hits[purpose] / attainable:.1%} of {attainable} attainable"
         with capsys.disabled():
-            print(f"\n{purpose}: {engine.usage[purpose].requests} requests, {sent} prompt tokens, {found}")
+            print(f"\n{purpose}: {engine.usage[purpose].requests} requests, {sent} prompt tokens, {cached}")
         assert 0 < hits[purpose] <= attainable
 
 
 def hits_so_far(live: EngineServer) -> int:
     """Prompt tokens that the server has found in its prefix cache since it started."""
     metrics = httpx.get(f"{live.url}/metrics", timeout=30).text
-    found = re.search(r"^vllm:prefix_cache_hits_total\{.*\} (\S+)$", metrics, re.MULTILINE)
-    assert found is not None, metrics
-    return int(float(found[1]))
+    match = re.search(r"^vllm:prefix_cache_hits_total\{.*\} (\S+)$", metrics, re.MULTILINE)
+    assert match is not None, metrics
+    return int(float(match[1]))

@@ -78,9 +78,9 @@ def test_an_update_is_the_mean_over_response_tokens_however_it_is_cut(
         loss=lambda model, records: -response_logprobs(model, [samples[r] for r in records], "float32").sum(),
         optimizer_config=OptimizerConfig(),
     )
-    found = trainer.training_step(trainer.model, updates[0])
+    loss = trainer.training_step(trainer.model, updates[0])
 
-    assert found.item() == pytest.approx(wanted.item(), rel=1e-6)
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
     gradients = dict(trainer.model.named_parameters())
     for name, parameter in by_hand.named_parameters():
         torch.testing.assert_close(gradients[name].grad, parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
@@ -149,12 +149,12 @@ def test_the_fingerprint_is_what_the_serving_weights_say(
     qwen: Path, fields: dict[str, Any], stage: Callable[..., int], tmp_path: Path
 ) -> None:
     assert stage("sft", **fields, training=CALM) == 0
-    found = Fingerprint.model_validate_json((tmp_path / "out" / "fingerprint.json").read_text())
-    assert (found.dtype, len(found.probes)) == ("bfloat16", 8)
+    fingerprint = Fingerprint.model_validate_json((tmp_path / "out" / "fingerprint.json").read_text())
+    assert (fingerprint.dtype, len(fingerprint.probes)) == ("bfloat16", 8)
     served = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "serving", dtype=torch.bfloat16).float()
     parent = AutoModelForCausalLM.from_pretrained(qwen, dtype=torch.bfloat16).float()
     sequences = {tuple(sample.ids) for sample in samples_of(fields, qwen)}
-    for probe in found.probes:
+    for probe in fingerprint.probes:
         assert tuple(probe.ids) in sequences
         for model, said in ((served, probe.new), (parent, probe.parent)):
             logits = model(input_ids=torch.tensor([probe.ids])).logits[0, :-1]

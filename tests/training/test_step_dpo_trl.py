@@ -74,12 +74,12 @@ def test_loss_and_gradients_equal_those_of_trl(qwen: Path, other_qwen: Path, tmp
         sides = [[pair.chosen for pair in samples], [pair.rejected for pair in samples]]
         scores = torch.stack([sums(response_logprobs(reference, side, "float32"), side) for side in sides], dim=1)
     model = load_model(qwen)
-    loss = StepDPOLoss(pairs, layout, scores.tolist(), StepDPOConfig(beta=BETA, precision="float32"))
-    found = loss(model, range(PAIRS)) / PAIRS
-    found.backward()
+    loss_of = StepDPOLoss(pairs, layout, scores.tolist(), StepDPOConfig(beta=BETA, precision="float32"))
+    loss = loss_of(model, range(PAIRS)) / PAIRS
+    loss.backward()
 
-    assert found.item() == pytest.approx(wanted.item(), abs=1e-5)
-    assert abs(found.item() - 0.6931) > 0.01
+    assert loss.item() == pytest.approx(wanted.item(), abs=1e-5)
+    assert abs(loss.item() - 0.6931) > 0.01
     theirs = dict(trainer.model.named_parameters())
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, theirs[name].grad, atol=1e-5, rtol=0, msg=name)

@@ -213,9 +213,9 @@ def test_states_are_complete_or_absent_and_only_the_newest_stays(tmp_path: Path)
         (folder / "weights").write_bytes(b"w" * update)
         states.keep(folder, update)
     assert sorted(path.name for path in (tmp_path / "resume").iterdir()) == ["10"]
-    found = states.newest(tmp_path / "here")
-    assert found == (tmp_path / "here" / "10", 10)
-    assert (found[0] / "weights").read_bytes() == b"w" * 10
+    newest = states.newest(tmp_path / "here")
+    assert newest == (tmp_path / "here" / "10", 10)
+    assert (newest[0] / "weights").read_bytes() == b"w" * 10
 
     (tmp_path / "resume" / "12").mkdir()
     (tmp_path / "resume" / "12" / "weights").write_bytes(b"half")  # a killed process left it without a marker
