@@ -48,14 +48,14 @@ demo-seeds: $(CPU)/ready ## the demo with seeds 0 to 4, and their table (about h
 test: $(UV) ## all tests: style, types, layers, units, a real vLLM, a real S3 server, a real control plane
 	$(PYTHON) harness/steps.py test
 
-pytest: $(DEV)/ready # the part of `make test` that pytest runs; a worker more than two cores have, as tests wait a lot
+pytest: $(DEV)/ready $(CONTROL)/ready # the part of `make test` that pytest runs; a worker more than two cores have, as tests wait a lot
 	$(DEV)/bin/python -m pytest -n $(WORKERS) --max-worker-restart 0
 
 control-plane: $(CONTROL)/ready ## build kube-apiserver and its kin for the tests (once a machine, in the user's cache)
 	$(PYTHON) harness/control_plane/build.py
 
 test-quick: $(DEV)/ready ## the tests that start no vLLM
-	$(DEV)/bin/python -m pytest -m "not engine and not cluster"
+	$(DEV)/bin/python -m pytest -n $(WORKERS) -m "not engine and not cluster"
 
 cluster-prepare: $(DEV)/ready $(CONTROL)/ready # packages, programs and images of `make test-cluster`, made before (root on Linux)
 	$(DEV)/bin/python -m tests.cluster.tier --prepare

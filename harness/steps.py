@@ -47,9 +47,10 @@ class Step:
 PLANS = {
     "test": (
         Step("environment", (*MAKE, ".venv/dev/ready")),
-        Step("programs", (*MAKE, "control-plane"), nice=5),
+        Step("Go and etcd", (*MAKE, ".venv/control-plane/ready")),
+        Step("programs", (*MAKE, "control-plane"), after=("Go and etcd",), nice=5),
         Step("lint", (*MAKE, "lint"), after=("environment",), nice=5),
-        Step("tests", (*MAKE, "pytest"), after=("environment",), live=True),
+        Step("tests", (*MAKE, "pytest"), after=("environment", "Go and etcd"), live=True),
     ),
     "ci": (
         Step("make test", (*MAKE, "test"), live=True),
