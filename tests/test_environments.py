@@ -35,23 +35,25 @@ def test_a_locked_environment(name: str) -> None:
     assert "://" not in text, "a lock names no host"
 
 
-RELEASED = re.compile(
-    r"""^(?:version: |appVersion: "|\s+org\.opencontainers\.image\.version="|.*"--version", default=")([\d.]+)"""
-)
-"""Lines with the number of the release."""
+RELEASED = {
+    "charts/**/Chart.yaml": r"^(?:version: |appVersion: \")([\d.]+)",
+    "images/*/Dockerfile": r"^\s+org\.opencontainers\.image\.version=\"([\d.]+)",
+    "images/build.py": r"\"--version\", default=\"([\d.]+)",
+    "docs/*.md": r"(?:/psr-(?:operator|runtime|inference)(?::|, tag: \")|build\.py .*--version )([\d.]+)",
+}
+"""Files with the number of the release, and where in them it is."""
 
 
-@pytest.mark.parametrize("pattern", ["charts/**/Chart.yaml", "images/*/Dockerfile", "images/build.py"])
+@pytest.mark.parametrize("pattern", RELEASED)
 def test_every_number_of_the_release_is_that_of_the_package(pattern: str) -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    said = {
-        f"{place.relative_to(ROOT)}: {match[1]}"
+    numbers = {
+        f"{place.relative_to(ROOT)}: {number}"
         for place in ROOT.glob(pattern)
-        for line in place.read_text().splitlines()
-        if (match := RELEASED.match(line))
+        for number in re.findall(RELEASED[pattern], place.read_text(), re.MULTILINE)
     }
-    assert said
-    assert {item for item in said if not item.endswith(f": {version}")} == set()
+    assert numbers
+    assert {item for item in numbers if not item.endswith(f": {version}")} == set()
 
 
 def test_the_changelog_knows_the_version() -> None:
