@@ -199,6 +199,7 @@ def test_without_renewal_nothing_may_be_written_after_the_deadline(world: World)
     lease = world.replica()
 
     def fail(_: Request) -> None:
+        assert world.clock.now < 1100, "it would try for ever"
         raise Unreachable("no way")
 
     async def keep() -> None:
