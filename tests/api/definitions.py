@@ -21,8 +21,8 @@ STRINGS = ("a", "b", "A", "B", "1", "2", "/a", "/b", "s3://bucket/a", "s3://buck
 def schema_of(definition: dict[str, Any]) -> Schema:
     """The schema of a definition's only version."""
     (version,) = definition["spec"]["versions"]
-    found: Schema = version["schema"]["openAPIV3Schema"]
-    return found
+    schema: Schema = version["schema"]["openAPIV3Schema"]
+    return schema
 
 
 @cache
@@ -67,9 +67,9 @@ def alternatives(schema: Schema) -> list[str]:
     """The fields of which one must be given, where an object has such a rule."""
     for rule in schema.get("x-kubernetes-validations", ()):
         if "oldSelf" not in rule["rule"] and "volume" not in rule["rule"]:
-            found = re.findall(r"has\(self\.(\w+)\)", rule["rule"])
-            if found:
-                return found
+            names = re.findall(r"has\(self\.(\w+)\)", rule["rule"])
+            if names:
+                return names
     return []
 
 
@@ -99,9 +99,9 @@ def values(schema: Schema) -> list[Any]:
     if schema["type"] == "boolean":
         return [True, False]
     if schema["type"] == "string":
-        found = [text for text in STRINGS if re.search(schema.get("pattern", ""), text)]
-        assert len(found) > 1, f"no two strings for {schema}"
-        return found
+        texts = [text for text in STRINGS if re.search(schema.get("pattern", ""), text)]
+        assert len(texts) > 1, f"no two strings for {schema}"
+        return texts
     if "minimum" not in schema:
         return [1, 2]
     low = schema["minimum"] + (schema["type"] == "integer" and schema.get("exclusiveMinimum", False))

@@ -72,10 +72,10 @@ def right(draw: st.DrawFn, schema: Schema) -> Any:
         free = [name for name in schema["properties"] if name not in needed and name not in choice]
         chosen = draw(st.lists(st.sampled_from(free), max_size=3, unique=True)) if free else []
         one = [draw(st.sampled_from(choice))] if choice else []
-        found = {name: draw(right(schema["properties"][name])) for name in [*needed, *chosen, *one]}
-        if str(found.get("uri", "")).startswith("file://") and "volume" in found:
-            found["uri"] = "file://" + found["volume"]["mountPath"] + "/x"
-        return found
+        values = {name: draw(right(schema["properties"][name])) for name in [*needed, *chosen, *one]}
+        if str(values.get("uri", "")).startswith("file://") and "volume" in values:
+            values["uri"] = "file://" + values["volume"]["mountPath"] + "/x"
+        return values
     if schema["type"] == "object":
         if "additionalProperties" not in schema:
             return draw(st.sampled_from([{}, {"a": 1}, {"nodeAffinity": None, "list": [None, {"b": None, "c": 1.0}]}]))
@@ -133,35 +133,35 @@ def edited(draw: st.DrawFn, schema: Schema, value: Any) -> Any:
 
 
 def _objects(schema: Schema, value: dict[str, Any]) -> list[Any]:
-    found: list[Any] = [None, [], "text", {**value, "unknownField": 1}, {}]
-    found += [{key: item for key, item in value.items() if key != gone} for gone in value]
-    found += [{**value, name: None} for name in list(schema.get("properties", ()))[:8]]
-    found += [{**value, choice: {}} for choice in alternatives(schema)]
+    values: list[Any] = [None, [], "text", {**value, "unknownField": 1}, {}]
+    values += [{key: item for key, item in value.items() if key != gone} for gone in value]
+    values += [{**value, name: None} for name in list(schema.get("properties", ()))[:8]]
+    values += [{**value, choice: {}} for choice in alternatives(schema)]
     if "additionalProperties" in schema:
-        found += [{**value, key: "a"} for key in ("-a", "a" * 64, "a" * 63, "a/b/c", "", "x" * 320)]
-        found += [{**value, "a": None}, {f"k{index}": "a" for index in range(schema["maxProperties"] + 1)}]
-    return found
+        values += [{**value, key: "a"} for key in ("-a", "a" * 64, "a" * 63, "a/b/c", "", "x" * 320)]
+        values += [{**value, "a": None}, {f"k{index}": "a" for index in range(schema["maxProperties"] + 1)}]
+    return values
 
 
 def _lists(schema: Schema, value: list[Any]) -> list[Any]:
-    found: list[Any] = [None, {}, "text", [], [*value, None], [*value, *value], [*value, {}], [*value, "a"]]
+    values: list[Any] = [None, {}, "text", [], [*value, None], [*value, *value], [*value, {}], [*value, "a"]]
     if value:
-        found += [value[:1] * (schema["maxItems"] + 1), value[:1] * schema["maxItems"]]
-    return found
+        values += [value[:1] * (schema["maxItems"] + 1), value[:1] * schema["maxItems"]]
+    return values
 
 
 def _scalars(schema: Schema) -> list[Any]:
-    found: list[Any] = [None, {}, [], [None], *at_bounds(schema)]
-    found += [Spelled(text) for text in (*WORDS, *NUMBERS)]
+    values: list[Any] = [None, {}, [], [None], *at_bounds(schema)]
+    values += [Spelled(text) for text in (*WORDS, *NUMBERS)]
     if schema["type"] == "string":
-        found += ["", "text", "a\nb", "é", "s3://b/a", "s3://bucket", "file://a", "file:///a\n", " a", "a ", "64Gi"]
+        values += ["", "text", "a\nb", "é", "s3://b/a", "s3://bucket", "file://a", "file:///a\n", " a", "a ", "64Gi"]
         if "maxLength" in schema:
-            found += [_long(schema, schema["maxLength"]), _long(schema, schema["maxLength"] + 1)]
-            found += ["é" * schema["maxLength"]]
+            values += [_long(schema, schema["maxLength"]), _long(schema, schema["maxLength"] + 1)]
+            values += ["é" * schema["maxLength"]]
     elif "minimum" in schema:
         low, high = at_bounds(schema)
-        found += [schema["minimum"], schema["maximum"], low - 1, high + 1, float(low), float(high), str(low)]
-    return found
+        values += [schema["minimum"], schema["maximum"], low - 1, high + 1, float(low), float(high), str(low)]
+    return values
 
 
 # --- text ---------------------------------------------------------------------------------------------------
@@ -196,19 +196,19 @@ def manifests(draw: st.DrawFn, kind: str) -> str:
 
 @pytest.fixture(scope="module")
 def connection(crds: ControlPlane) -> Iterator[Connection]:
-    found = Connection(crds)
-    yield found
-    found.close()
+    connection = Connection(crds)
+    yield connection
+    connection.close()
 
 
 def read(text: str, place: Path) -> Resource | str:
     """What the models make of a manifest: the object, or why not."""
     place.write_text(text, encoding="utf-8")
     try:
-        (found,) = load_manifests([place])
+        (manifest,) = load_manifests([place])
     except ManifestError as error:
         return str(error)
-    return found
+    return manifest
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -267,8 +267,8 @@ def test_a_scalar_means_the_same_to_both(text: str, connection: Connection) -> N
         assert code == 400
         return
     assert code == 201, answer
-    found = answer["spec"]["pod"]["affinity"]["read"]
+    read = answer["spec"]["pod"]["affinity"]["read"]
     if isinstance(meant, bool | str | None):
-        assert (type(found), found) == (type(meant), meant)
+        assert (type(read), read) == (type(meant), meant)
     else:
-        assert float(found) == float(meant)
+        assert float(read) == float(meant)

@@ -57,16 +57,16 @@ class Case:
 
 def cases(kind: str) -> list[Case]:
     """At least one case for each rule of a kind."""
-    found = []
+    listed = []
     for number, (path, rule, message) in enumerate(rules_of(schema_of(definition(kind)))):
         pairs = list(_pairs(kind, path, rule))
         assert pairs, f"{kind} {'.'.join(path)}: no case for the rule {rule}"
-        found += [Case(number, message, *copy.deepcopy(pair)) for pair in pairs]
-    for index, case in enumerate(found):
+        listed += [Case(number, message, *copy.deepcopy(pair)) for pair in pairs]
+    for index, case in enumerate(listed):
         for item in (case.before, case.after):
             if item is not None and item["metadata"]["name"] == "one":
                 item["metadata"]["name"] = f"case-{index}"
-    return found
+    return listed
 
 
 def _pairs(kind: str, path: Path, rule: str) -> Iterator[tuple[dict[str, Any] | None, dict[str, Any]]]:
@@ -116,10 +116,10 @@ def _pairs(kind: str, path: Path, rule: str) -> Iterator[tuple[dict[str, Any] | 
         yield None, put(after, (*path, "storage", "retention"), "Best")
     elif names := alternatives(node):
         after = manifest(kind, path, group=GROUP)
-        (given,) = set(names) & set(get(after, path))
-        yield None, without(after, (*path, given))
+        (present,) = set(names) & set(get(after, path))
+        yield None, without(after, (*path, present))
         if "||" not in rule:
-            other = next(name for name in names if name != given)
+            other = next(name for name in names if name != present)
             yield None, put(after, (*path, other), example(node["properties"][other]))
 
 
@@ -175,35 +175,35 @@ def _eventually(connection: Connection, kind: str, expected: list[tuple[Case, st
 
 @pytest.fixture(scope="module")
 def connection(plane: ControlPlane) -> Iterator[Connection]:
-    found = Connection(plane)
-    yield found
+    connection = Connection(plane)
+    yield connection
     for kind in KINDS:
-        found.send("DELETE", f"{DEFINITIONS}/{plural(kind)}.{GROUP}")
-    found.close()
+        connection.send("DELETE", f"{DEFINITIONS}/{plural(kind)}.{GROUP}")
+    connection.close()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_rule_alone_refuses_its_cases(kind: str, connection: Connection) -> None:
-    found = cases(kind)
+    all_cases = cases(kind)
     _install(connection, _halved(kind, set()))
     deadline = time.monotonic() + SECONDS
     while connection.send("GET", url(kind, GROUP))[0] != 200:
         assert time.monotonic() < deadline, f"{kind} is not served"
         time.sleep(0.02)
-    for case in found:
+    for case in all_cases:
         if case.before is not None:
             code, answer = connection.send("POST", f"{url(kind, GROUP)}?fieldValidation=Strict", case.before)
             assert code == 201, answer
             case.after["metadata"]["resourceVersion"] = answer["metadata"]["resourceVersion"]
-    _eventually(connection, kind, [(case, case.message) for case in found])
-    rules, before = {case.rule for case in found}, set[int]()
-    firsts = list({case.rule: case for case in reversed(found)}.values())
+    _eventually(connection, kind, [(case, case.message) for case in all_cases])
+    rules, before = {case.rule for case in all_cases}, set[int]()
+    firsts = list({case.rule: case for case in reversed(all_cases)}.values())
     halves = [
         (firsts, {rule for rule in rules if rule >> digit & 1 == value})
         for digit in range(max(rules).bit_length())
         for value in (0, 1)
     ]
-    for tried, deleted in [*halves, (found, rules)]:
+    for tried, deleted in [*halves, (all_cases, rules)]:
         _install(connection, _halved(kind, deleted))
         admitted = [case for case in tried if case.rule in deleted]
         admitted.sort(key=lambda case: case.rule in before)  # first what the definition before this one refused

@@ -72,12 +72,12 @@ def test_everything_is_described_and_bounded(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_is_established(kind: str, crds: ControlPlane) -> None:
-    found = crds.request("GET", f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{kind.lower()}s.psr.dev")
-    conditions = {item["type"]: item["status"] for item in found["status"]["conditions"]}
+    stored = crds.request("GET", f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{kind.lower()}s.psr.dev")
+    conditions = {item["type"]: item["status"] for item in stored["status"]["conditions"]}
     assert (conditions["Established"], conditions["NamesAccepted"]) == ("True", "True")
     assert "NonStructuralSchema" not in conditions
-    assert found["status"]["storedVersions"] == ["v1alpha1"]
-    assert sorted(rules_of(schema_of(found))) == sorted(rules_of(schema_of(definition(kind))))
+    assert stored["status"]["storedVersions"] == ["v1alpha1"]
+    assert sorted(rules_of(schema_of(stored))) == sorted(rules_of(schema_of(definition(kind))))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -85,10 +85,10 @@ def test_a_new_object_has_every_default_and_a_status_that_is_not_current(
     kind: str, crds: ControlPlane, namespace: str
 ) -> None:
     created = crds.request("POST", url(kind, namespace=namespace), manifest(kind))
-    found = crds.request("GET", f"{url(kind, namespace=namespace)}/one")
-    assert created["status"] == found["status"] == {"observedGeneration": -1}
-    assert found["spec"] == parse(found).spec.to_whole_json()
-    assert found["spec"] == KINDS[kind].model_validate(manifest(kind)).spec.to_whole_json()
+    stored = crds.request("GET", f"{url(kind, namespace=namespace)}/one")
+    assert created["status"] == stored["status"] == {"observedGeneration": -1}
+    assert stored["spec"] == parse(stored).spec.to_whole_json()
+    assert stored["spec"] == KINDS[kind].model_validate(manifest(kind)).spec.to_whole_json()
 
 
 def test_a_status_of_everything_is_kept(crds: ControlPlane, namespace: str) -> None:
@@ -155,9 +155,9 @@ def _explain(plane: ControlPlane, path: str) -> str:
     """kubectl explain; the apiserver publishes a kind's schema a moment after it serves the kind."""
     deadline = time.monotonic() + 30
     while True:
-        found = plane.ctl("explain", path, check=False)
-        if found or time.monotonic() > deadline:
-            return found
+        text = plane.ctl("explain", path, check=False)
+        if text or time.monotonic() > deadline:
+            return text
         time.sleep(0.2)
 
 

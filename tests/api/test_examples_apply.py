@@ -18,8 +18,8 @@ PAGE = (ROOT / "docs" / "operator.md").read_text()
 
 def test_kubectl_applies_the_kinds(crds: ControlPlane) -> None:
     assert "kubectl apply --server-side -f crds/" in PAGE
-    said = crds.ctl("apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", str(ROOT / "crds"))
-    assert said.count("serverside-applied") == len(list((ROOT / "crds").glob("*.yaml")))
+    output = crds.ctl("apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", str(ROOT / "crds"))
+    assert output.count("serverside-applied") == len(list((ROOT / "crds").glob("*.yaml")))
 
 
 @pytest.mark.parametrize("manifest", EXAMPLES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -27,8 +27,8 @@ def test_kubectl_applies_an_example_and_again(manifest: Path, crds: ControlPlane
     """The second time changes nothing: generations stay."""
     for _ in range(2):
         crds.ctl("apply", "-n", namespace, "-f", str(manifest))
-    made = crds.ctl("get", "psr", "-n", namespace, "-o", "jsonpath={.items[*].metadata.generation}")
-    assert set(made.split()) == {"1"}
+    generations = crds.ctl("get", "psr", "-n", namespace, "-o", "jsonpath={.items[*].metadata.generation}")
+    assert set(generations.split()) == {"1"}
 
 
 def test_the_page_names_fields_that_exist(capsys: pytest.CaptureFixture[str]) -> None:

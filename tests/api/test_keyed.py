@@ -30,7 +30,7 @@ def run(*evaluations: tuple[str, bool, int]) -> SelfRewardRunSpec:
         ("imagePullSecrets", {"name": "a"}),
     ],
 )
-def test_a_key_stands_once(field: str, item: dict[str, object]) -> None:
+def test_a_key_occurs_once(field: str, item: dict[str, object]) -> None:
     assert len(getattr(PodOverrides.model_validate({field: [item]}), _name(field))) == 1
     with pytest.raises(ValidationError, match="stands twice; give each item one of its own"):
         PodOverrides.model_validate({field: [item, item]})

@@ -59,7 +59,7 @@ def test_a_new_object_has_no_status_yet() -> None:
 
 
 @pytest.mark.parametrize("spec", [{}, {**RAW["spec"], "unknown": 1}, {**RAW["spec"], "seed": -1}])
-def test_a_wrong_spec_is_said(spec: dict[str, object]) -> None:
+def test_a_wrong_spec_is_an_error(spec: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         parse({**RAW, "spec": spec})
 

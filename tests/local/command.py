@@ -1,4 +1,4 @@
-"""`psr` as a process of its own, with what it needs to be found, watched and ended."""
+"""`psr` as a process of its own, with what a test needs to watch and end it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class StandIn:
     """A package `vllm` that takes the real one's place on PYTHONPATH: up at once, it answers with the turn's end.
 
     Attributes:
-        folder: by its files the stand-in is steered and tells what it was asked.
+        folder: by its files the stand-in is steered and writes what it was asked.
     """
 
     folder: Path

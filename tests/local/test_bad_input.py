@@ -143,13 +143,13 @@ def test_problems_that_are_wrong_or_too_few(common: Fields, problems: Path, stan
         ),
     )
     assert code == 65
-    said = {line.split(" is stalled: ")[0]: line for line in message.splitlines()}
-    assert f"{file_uri(broken)}, line 5: " in said["ModelEvaluation/broken"]
-    assert "Invalid JSON" in said["ModelEvaluation/broken"]
-    assert f"{file_uri(no_answer)}, line 5: answer: Field required" in said["ModelEvaluation/no-answer"]
-    assert f"{file_uri(long)}: problem big: its prompt has " in said["ModelEvaluation/long"]
-    assert "the model's context 1024" in said["ModelEvaluation/long"]
-    assert "takes 2 after the first 3, and the file has 4" in said["PreferenceGeneration/few"]
+    messages = {line.split(" is stalled: ")[0]: line for line in message.splitlines()}
+    assert f"{file_uri(broken)}, line 5: " in messages["ModelEvaluation/broken"]
+    assert "Invalid JSON" in messages["ModelEvaluation/broken"]
+    assert f"{file_uri(no_answer)}, line 5: answer: Field required" in messages["ModelEvaluation/no-answer"]
+    assert f"{file_uri(long)}: problem big: its prompt has " in messages["ModelEvaluation/long"]
+    assert "the model's context 1024" in messages["ModelEvaluation/long"]
+    assert "takes 2 after the first 3, and the file has 4" in messages["PreferenceGeneration/few"]
     assert stand_in.asked == []
 
 

@@ -120,14 +120,12 @@ spec:
 """
 
 
-def test_best_weights_need_something_that_tells_which_they_are(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_retention_of_the_best_needs_an_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(RUN)
     assert main(["run", "-f", str(path), "--dry-run"]) == 64
-    assert f"{path}, line 4: spec: " in (said := capsys.readouterr().err)
-    assert "storage.retention: Best needs an evaluation" in said
+    assert f"{path}, line 4: spec: " in (message := capsys.readouterr().err)
+    assert "storage.retention: Best needs an evaluation" in message
 
 
 def test_training_on_more_than_one_gpu_ends_before_it_starts(

@@ -45,11 +45,11 @@ def test_a_suspended_manifest_ends_and_says_so(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_waiting_for_the_work_folder_can_be_stopped(tmp_path: Path) -> None:
-    said: list[str] = []
+    lines: list[str] = []
     stop = threading.Event()
     with open(tmp_path / "lock", "a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         threading.Timer(0.3, stop.set).start()
         with pytest.raises(Interrupted, match="still in use"):
-            WorkFolder(tmp_path, said.append, stop)
-    assert len(said) == 1
+            WorkFolder(tmp_path, lines.append, stop)
+    assert len(lines) == 1

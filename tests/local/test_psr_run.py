@@ -170,7 +170,7 @@ def test_a_watched_manifest_is_applied_as_it_is_saved(
     assert running.end(signal.SIGTERM) == 75, "the run is still suspended"
 
 
-def test_wait_tells_failure_from_time_that_is_over(
+def test_wait_distinguishes_failure_from_a_timeout(
     common: Fields, stand_in: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write(tmp_path / "run.yaml", manifest("StepDPOJob", "train", **common, pairs="file:///nowhere"))

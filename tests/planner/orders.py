@@ -33,7 +33,7 @@ Key = tuple[str, str]
 class Work(NamedTuple):
     """A Workload that exists: an index of `Orders.workloads`, its owner, and how it is."""
 
-    made: int
+    number: int
     owner: Key
     phase: str
     exit_class: str = ""
@@ -43,12 +43,12 @@ class Work(NamedTuple):
 class Serving(NamedTuple):
     """A server whose processes exist: an index of `Orders.servers`; `loading`, `ready`, `failed` or `stopping`."""
 
-    made: int
+    number: int
     phase: str
 
 
 class Held(NamedTuple):
-    """A plan that was made and is not carried out yet: of which object, from which of its versions."""
+    """A plan that is not carried out yet: of which object, from which of its versions."""
 
     key: Key
     version: int
@@ -160,7 +160,7 @@ class Orders:
 
     def _pods(self, state: State) -> Iterator[Move]:
         for index, work in enumerate(state.works):
-            name = self.workloads[work.made].name
+            name = self.workloads[work.number].name
             if work.phase == "Pending":
                 yield Move(f"{name} starts", _put(state, index, work._replace(phase="Running")))
             elif work.phase == "Running":
@@ -175,7 +175,7 @@ class Orders:
             elif not work.gone:
                 yield Move(f"{name} is gone", _put(state, index, work._replace(gone=True)))
         for name, serving in state.serving:
-            if serving.phase == "loading" and self.servers[serving.made].model.uri in self._gone(state):
+            if serving.phase == "loading" and self.servers[serving.number].model.uri in self._gone(state):
                 yield Move(f"{name} misses weights", _serve(state, name, serving._replace(phase="failed")))
             elif serving.phase == "loading":
                 yield Move(f"{name} gets ready", _serve(state, name, serving._replace(phase="ready")))
@@ -184,7 +184,7 @@ class Orders:
 
     def _gone(self, state: State) -> set[str]:
         """Models whose weights were removed."""
-        done = [self.workloads[work.made] for work in state.works if work.phase == "Succeeded"]
+        done = [self.workloads[work.number] for work in state.works if work.phase == "Succeeded"]
         configurations = [item.configurations[0] for item in done]
         return {config.models[0].uri for config in configurations if isinstance(config, PruneStage)}
 
@@ -210,8 +210,8 @@ class Orders:
     def _lose(self, state: State) -> Iterator[Move]:
         """A status is lost: a backup without statuses is restored, say."""
         for key, version in state.objects:
-            found = self.versions[version]
-            fresh = self._version(found.model_copy(update={"status": type(found.status)()}))
+            resource = self.versions[version]
+            fresh = self._version(resource.model_copy(update={"status": type(resource.status)()}))
             if fresh != version:
                 after = self._set(state, key, fresh)
                 yield Move(f"{_ref(key)} loses its status", after._replace(losses=state.losses - 1), good=False)
@@ -262,21 +262,21 @@ class Orders:
             if pair not in self._applied:
                 self._applied[pair] = self._apply(stored, wanted)
             state = self._set(state, child, self._applied[pair])
-        known = {work.made for work in state.works}
-        for made in decision.workloads:
-            if made not in known:
-                state = state._replace(works=tuple(sorted((*state.works, Work(made, key, "Pending")))))
+        known = {work.number for work in state.works}
+        for number in decision.workloads:
+            if number not in known:
+                state = state._replace(works=tuple(sorted((*state.works, Work(number, key, "Pending")))))
         for index, work in enumerate(state.works):
-            if self.workloads[work.made].name in decision.stop and work.phase != "Stopping":
+            if self.workloads[work.number].name in decision.stop and work.phase != "Stopping":
                 state = _put(state, index, work._replace(phase="Stopping", exit_class="TEMPORARY"))
         return self._serve(state, key[1], decision.server) if key[0] == "PolicyServer" else state
 
-    def _serve(self, state: State, name: str, made: int | None) -> State:
+    def _serve(self, state: State, name: str, number: int | None) -> State:
         present = dict(state.serving).get(name)
-        if made is None:
+        if number is None:
             return state if present is None else _serve(state, name, present._replace(phase="stopping"))
-        if present is None or present.phase == "stopping" or present.made != made:
-            return _serve(state, name, Serving(made, "loading"))
+        if present is None or present.phase == "stopping" or present.number != number:
+            return _serve(state, name, Serving(number, "loading"))
         return state
 
     def _apply(self, stored: int | None, wanted: int) -> int:
@@ -303,14 +303,14 @@ class Orders:
         return self._number(resource.model_dump_json(), resource, self.versions)
 
     def _number(self, identity: Any, value: Any, among: list[Any]) -> int:
-        found = self._numbers.get((id(among), identity))
-        if found is None:
+        known = self._numbers.get((id(among), identity))
+        if known is None:
             among.append(value)
-            found = self._numbers[(id(among), identity)] = len(among) - 1
-        return found
+            known = self._numbers[(id(among), identity)] = len(among) - 1
+        return known
 
     def _work_state(self, work: Work) -> WorkloadState:
-        workload = self.workloads[work.made]
+        workload = self.workloads[work.number]
         phase = Phase.FAILED if work.phase == "Stopping" else Phase(work.phase)
         output = workload.configurations[0].output
         result: dict[str, Any] = {"output": output, "digest": f"sha256:{output}"}
@@ -326,7 +326,7 @@ class Orders:
         )
 
     def _server_state(self, serving: Serving) -> ServerState:
-        server = self.servers[serving.made]
+        server = self.servers[serving.number]
         if serving.phase == "failed":
             return ServerState(server.name, failed=True, reason=FailureReason.WEIGHTS_PRUNED)
         if serving.phase != "ready":
@@ -341,12 +341,12 @@ class Orders:
 
     def server(self, state: State) -> PolicyServer | None:
         """The run's server."""
-        found = (self.versions[version] for key, version in state.objects if key[0] == "PolicyServer")
-        return next((item for item in found if isinstance(item, PolicyServer)), None)
+        servers = (self.versions[version] for key, version in state.objects if key[0] == "PolicyServer")
+        return next((item for item in servers if isinstance(item, PolicyServer)), None)
 
     def live(self, state: State) -> list[Workload]:
         """Workloads of which something is left."""
-        return [self.workloads[work.made] for work in state.works if not work.gone]
+        return [self.workloads[work.number] for work in state.works if not work.gone]
 
     def training(self, state: State) -> list[str]:
         """Training Workloads that hold GPUs or wait for them."""
@@ -359,21 +359,21 @@ class Orders:
         return {f"s3://bucket/runs/default/run/{name}" for name in known}
 
     def reading(self, state: State) -> list[tuple[str, str]]:
-        """Whoever may still read a model's weights, and the model: children that are not over, Workloads, servers."""
-        found = []
+        """Whoever may still read a model's weights, and the model: children that have not ended, Workloads, servers."""
+        readers = []
         for key, version in state.objects:
             item = self.versions[version]
             if key[0] in ("PreferenceGeneration", "ModelEvaluation", "StepDPOJob"):
-                found += [] if item.status.holds("Ready") else [(item.ref, item.spec.model.uri)]
+                readers += [] if item.status.holds("Ready") else [(item.ref, item.spec.model.uri)]
         for workload in self.live(state):
             if workload.stage in READING:
-                found.append((workload.name, workload.configurations[0].model.uri))  # type: ignore[attr-defined]
-        found += [(name, self.servers[serving.made].model.uri) for name, serving in state.serving]
-        return found
+                readers.append((workload.name, workload.configurations[0].model.uri))  # type: ignore[attr-defined]
+        readers += [(name, self.servers[serving.number].model.uri) for name, serving in state.serving]
+        return readers
 
     def serving(self, state: State) -> list[str]:
         """Servers that hold GPUs or wait for them."""
-        return [name for name, serving in state.serving if self.servers[serving.made].gpus]
+        return [name for name, serving in state.serving if self.servers[serving.number].gpus]
 
 
 def _put(state: State, index: int, work: Work | None) -> State:
@@ -383,8 +383,8 @@ def _put(state: State, index: int, work: Work | None) -> State:
 
 
 def _serve(state: State, name: str, serving: Serving | None) -> State:
-    found = {**dict(state.serving), name: serving}
-    return state._replace(serving=tuple((key, value) for key, value in found.items() if value is not None))
+    entries = {**dict(state.serving), name: serving}
+    return state._replace(serving=tuple((key, value) for key, value in entries.items() if value is not None))
 
 
 def _ref(key: Key) -> str:
@@ -407,7 +407,7 @@ def _without_times(resource: Resource) -> Resource:
     """
     status, generation = resource.status, resource.metadata.generation
     observed = status.observed_generation == generation or resource.kind != "PolicyServer"
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "conditions": [
             Condition(type=item.type, status=item.status, reason=item.reason * (item.reason == Reason.WEIGHTS_PRUNED))
             for item in status.conditions
@@ -418,18 +418,18 @@ def _without_times(resource: Resource) -> Resource:
         "progress": "",
     }
     if isinstance(status, WorkStatus):
-        told |= {"running_since": None, "pending_since": None, "active_seconds": 0.0}
+        fields |= {"running_since": None, "pending_since": None, "active_seconds": 0.0}
         if status.failure is not None:
-            found = PRESENT if status.failure.generation == generation else -1
-            told["failure"] = status.failure.model_copy(update={"message": "", "generation": found})
+            present = PRESENT if status.failure.generation == generation else -1
+            fields["failure"] = status.failure.model_copy(update={"message": "", "generation": present})
     if hasattr(status, "models"):
         kept = resource.spec.storage.retention != "All"
-        told["models"] = [_bare(item) for item in status.models] if kept else []
-        told["unpruned"] = {
+        fields["models"] = [_bare(item) for item in status.models] if kept else []
+        fields["unpruned"] = {
             name: failure.model_copy(
                 update={"message": "", "generation": PRESENT if failure.generation == generation else -1}
             )
             for name, failure in status.unpruned.items()
         }
     meta = resource.metadata.model_copy(update={"generation": PRESENT})
-    return resource.model_copy(update={"status": status.model_copy(update=told), "metadata": meta})
+    return resource.model_copy(update={"status": status.model_copy(update=fields), "metadata": meta})

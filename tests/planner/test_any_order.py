@@ -126,15 +126,15 @@ class AnyOrder(RuleBasedStateMachine):
         assert not (training and serving), training
 
     @invariant()
-    def nobody_reads_weights_that_were_let_go(self) -> None:
+    def nobody_reads_weights_that_may_be_gone(self) -> None:
         if not hasattr(self, "world"):
             return
-        let_go = {model.uri for model in self.world.root.status.models if model.weights != "Kept"}
+        removed = {model.uri for model in self.world.root.status.models if model.weights != "Kept"}
         for workload in self.world.node.live:
             if workload.stage in ("search", "evaluate", "step-dpo"):
-                assert workload.configurations[0].model.uri not in let_go, workload.name  # type: ignore[attr-defined]
+                assert workload.configurations[0].model.uri not in removed, workload.name  # type: ignore[attr-defined]
         for server in self.world.node.server_specs.values():
-            assert server.model.uri not in let_go
+            assert server.model.uri not in removed
 
     @rule(retention=st.sampled_from(["All", "Last", "Best"]))
     def other_weights_are_to_stay(self, retention: str) -> None:
@@ -146,7 +146,7 @@ class AnyOrder(RuleBasedStateMachine):
         if not hasattr(self, "world"):
             return
         for item in self.world.executor.store:
-            true = sorted(found.type for found in item.status.conditions if found.status == "True")
+            true = sorted(condition.type for condition in item.status.conditions if condition.status == "True")
             assert len(true) <= 1, (item.ref, true)
             assert item.status.observed_generation == item.metadata.generation, item.ref
 
@@ -160,7 +160,7 @@ class AnyOrder(RuleBasedStateMachine):
                 self.world.node.servers["run-server"] = ServerState("run-server", message="loading")
                 self.world.settle()
             self.world.finish()
-            assert self.world.standing()[0] in ("Ready", "Stalled")
+            assert self.world.condition()[0] in ("Ready", "Stalled")
             assert self.world.node.live == []
         self._folder.cleanup()
 

@@ -47,10 +47,10 @@ class Explored:
     def story(self, state: State, *more: str) -> str:
         """The shortest way to a state."""
         names = list(more)
-        found = self.reached[state]
-        while found is not None:
-            names.insert(0, found[1])
-            found = self.reached[found[0]]
+        before = self.reached[state]
+        while before is not None:
+            names.insert(0, before[1])
+            before = self.reached[before[0]]
         return "\n  ".join(["", *names])
 
     def _check(self, state: State) -> None:
@@ -59,7 +59,7 @@ class Explored:
             raise AssertionError(f"{serving} and {training} want GPUs together:{self.story(state)}")
         pruned = orders.pruned(state)
         if not self.lossy and (late := [name for name, model in orders.reading(state) if model in pruned]):
-            raise AssertionError(f"{late} may read weights that were let go:{self.story(state)}")
+            raise AssertionError(f"{late} may read weights that are removed:{self.story(state)}")
         owners = Counter(work.owner for work in state.works if not work.gone)
         if any(count > 1 for count in owners.values()):
             raise AssertionError(f"two live attempts: {owners}{self.story(state)}")
@@ -74,19 +74,19 @@ class Explored:
             item = self.orders.versions[version]
             if key[0] not in ("PreferenceGeneration", "ModelEvaluation") or item.spec.model != old:
                 continue
-            over = item.status.holds("Ready") or item.status.holds("Stalled")
+            ended = item.status.holds("Ready") or item.status.holds("Stalled")
             works = [work for work in state.works if work.owner == key and work.phase in ("Pending", "Running")]
             reading = [work for work in works if self.orders.workloads[work.made].stage in ("search", "evaluate")]
-            if not over or reading:
+            if not ended or reading:
                 raise AssertionError(f"{item.ref} still reads {old.uri}:{self.story(state, move.name)}")
 
     def check_ends(self) -> None:
-        """Where nothing can happen the run is over (or suspended), and from everywhere such an end can be reached."""
+        """Where nothing can happen the run has ended or is suspended, and everything leads to such an end."""
         orders = self.orders
         for state in self.still:
             root = orders.get(state, orders.root)
-            over = root.status.holds("Ready") or root.status.holds("Stalled")
-            assert over or root.status.holds("Suspended"), f"nothing moves any more:{self.story(state)}"
+            ended = root.status.holds("Ready") or root.status.holds("Stalled")
+            assert ended or root.status.holds("Suspended"), f"nothing moves any more:{self.story(state)}"
             assert not orders.live(state), f"{orders.live(state)[0].name} is left:{self.story(state)}"
         reaching = set(self.still)
         queue = deque(self.still)
@@ -114,10 +114,10 @@ def explore(
     Raises:
         AssertionError: with the shortest way to a state in which a rule does not hold.
     """
-    found = run_of(rounds, gpus=gpus, sft=sft, idle=idle, retention=retention, retries=RETRIES)
+    run = run_of(rounds, gpus=gpus, sft=sft, idle=idle, retention=retention, retries=RETRIES)
     if not evaluated:
-        found = found.model_copy(update={"spec": found.spec.model_copy(update={"evaluations": []})})
-    return Explored(Orders(found, **against))
+        run = run.model_copy(update={"spec": run.spec.model_copy(update={"evaluations": []})})
+    return Explored(Orders(run, **against))
 
 
 @pytest.mark.parametrize("idle", ["Release", "Keep"])
@@ -125,39 +125,39 @@ def explore(
 @pytest.mark.parametrize("gpus", [0, 1])
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_runs_in_which_plans_are_late_and_operators_die(rounds: int, gpus: int, sft: bool, idle: str) -> None:
-    found = explore(rounds, gpus=gpus, sft=sft, idle=idle, delays=1, crashes=1)
-    found.check_ends()
-    assert len(found.reached) > 3000 * rounds
+    explored = explore(rounds, gpus=gpus, sft=sft, idle=idle, delays=1, crashes=1)
+    explored.check_ends()
+    assert len(explored.reached) > 3000 * rounds
 
 
 @pytest.mark.parametrize("idle", ["Release", "Keep"])
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_runs_in_which_something_fails(rounds: int, idle: str) -> None:
-    found = explore(rounds, gpus=1, sft=rounds == 1, idle=idle, failures=1)
-    found.check_ends()
-    assert len(found.reached) > 4000 * rounds
+    explored = explore(rounds, gpus=1, sft=rounds == 1, idle=idle, failures=1)
+    explored.check_ends()
+    assert len(explored.reached) > 4000 * rounds
 
 
 def test_runs_in_which_something_fails_plans_are_late_and_operators_die() -> None:
-    found = explore(1, gpus=1, sft=False, idle="Release", failures=1, delays=1, crashes=1)
-    found.check_ends()
-    assert len(found.reached) > 30_000
+    explored = explore(1, gpus=1, sft=False, idle="Release", failures=1, delays=1, crashes=1)
+    explored.check_ends()
+    assert len(explored.reached) > 30_000
 
 
 def test_runs_that_are_suspended_and_resumed() -> None:
-    found = explore(1, gpus=1, sft=False, idle="Release", toggles=2)
-    found.check_ends()
-    assert len(found.reached) > 45_000
+    explored = explore(1, gpus=1, sft=False, idle="Release", toggles=2)
+    explored.check_ends()
+    assert len(explored.reached) > 45_000
 
 
 @pytest.mark.parametrize("retention", ["All", "Last"])
 @pytest.mark.parametrize("gpus", [0, 1])
 def test_runs_that_lose_a_status(gpus: int, retention: str) -> None:
     """A model whose weights are gone is asked for again, cannot be served, and need not be."""
-    found = explore(1, gpus=gpus, sft=True, idle="Release", retention=retention, losses=1)
-    found.check_ends()
-    assert len(found.reached) > 1000
-    ends = [found.orders.get(state, found.orders.root) for state in found.still]
+    explored = explore(1, gpus=gpus, sft=True, idle="Release", retention=retention, losses=1)
+    explored.check_ends()
+    assert len(explored.reached) > 1000
+    ends = [explored.orders.get(state, explored.orders.root) for state in explored.still]
     assert all(run.status.holds("Ready") for run in ends)
 
 
@@ -165,40 +165,40 @@ def test_runs_that_lose_a_status(gpus: int, retention: str) -> None:
 @pytest.mark.parametrize(("gpus", "idle"), [(0, "Keep"), (1, "Release")])
 def test_runs_whose_weights_go(gpus: int, idle: str, retention: str, least: int) -> None:
     """Whoever reads a model has ended before its weights go, and comes never again."""
-    found = explore(2, gpus=gpus, sft=True, idle=idle, retention=retention, crashes=1)
-    found.check_ends()
-    assert len(found.reached) > least
+    explored = explore(2, gpus=gpus, sft=True, idle=idle, retention=retention, crashes=1)
+    explored.check_ends()
+    assert len(explored.reached) > least
 
 
 @pytest.mark.parametrize(("gpus", "idle"), [(0, "Keep"), (1, "Release")])
 def test_runs_whose_weights_go_late(gpus: int, idle: str) -> None:
-    found = explore(1, gpus=gpus, sft=True, idle=idle, retention="Last", delays=1, crashes=1)
-    found.check_ends()
-    assert len(found.reached) > 5000
+    explored = explore(1, gpus=gpus, sft=True, idle=idle, retention="Last", delays=1, crashes=1)
+    explored.check_ends()
+    assert len(explored.reached) > 5000
 
 
 def test_runs_whose_weights_go_while_something_fails() -> None:
-    found = explore(1, gpus=1, sft=True, idle="Release", retention="Last", failures=1)
-    found.check_ends()
-    assert len(found.reached) > 8000
-    models = [found.orders.get(state, found.orders.root).status.unpruned for state in found.reached]
+    explored = explore(1, gpus=1, sft=True, idle="Release", retention="Last", failures=1)
+    explored.check_ends()
+    assert len(explored.reached) > 8000
+    models = [explored.orders.get(state, explored.orders.root).status.unpruned for state in explored.reached]
     assert any(models), "a removal fails for good somewhere"
 
 
 @pytest.mark.parametrize(("gpus", "idle"), [(0, "Keep"), (1, "Release")])
 def test_runs_whose_weights_go_while_they_are_suspended(gpus: int, idle: str) -> None:
-    found = explore(1, gpus=gpus, sft=True, idle=idle, retention="Last", evaluated=False, toggles=2)
-    found.check_ends()
-    assert len(found.reached) > 2000
+    explored = explore(1, gpus=gpus, sft=True, idle=idle, retention="Last", evaluated=False, toggles=2)
+    explored.check_ends()
+    assert len(explored.reached) > 2000
 
 
-def test_runs_that_are_told_to_let_weights_go_and_to_keep_them() -> None:
-    found = explore(1, gpus=0, sft=True, idle="Release", switches=2)
-    found.check_ends()
-    assert len(found.reached) > 2000
+def test_runs_whose_retention_is_switched_on_and_off() -> None:
+    explored = explore(1, gpus=0, sft=True, idle="Release", switches=2)
+    explored.check_ends()
+    assert len(explored.reached) > 2000
 
 
-def test_a_broken_rule_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_search_sees_a_broken_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training that does not wait for the server to be gone."""
     monkeypatch.setattr(gpus, "until_released", lambda *_: None)
     with pytest.raises(AssertionError, match="want GPUs together"):
@@ -206,20 +206,20 @@ def test_a_broken_rule_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("rule", ["until_unloaded", "_is_unread"])
-def test_a_reader_without_weights_is_found(monkeypatch: pytest.MonkeyPatch, rule: str) -> None:
-    """Removals that do not wait for the server to let go, or take a stalled evaluation for one that is done."""
+def test_the_search_sees_a_reader_without_weights(monkeypatch: pytest.MonkeyPatch, rule: str) -> None:
+    """Removals that do not wait for the server to unload them, or take a stalled evaluation for one that is done."""
     monkeypatch.setattr(retention, rule, lambda *_: rule == "_is_unread" or None)
-    with pytest.raises(AssertionError, match="may read weights that were let go"):
+    with pytest.raises(AssertionError, match="may read weights that are removed"):
         explore(1, gpus=0, sft=True, idle="Keep", retention="Last", failures=1)
 
 
-def test_a_deadlock_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that is never let go."""
+def test_the_search_sees_a_deadlock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is never released."""
     kept = gpus.intent
 
     def never(*arguments: Any, **named: Any) -> gpus.Intent | None:
-        found = kept(*arguments, **named)
-        return replace(found, active=True) if found is not None else None
+        wanted = kept(*arguments, **named)
+        return replace(wanted, active=True) if wanted is not None else None
 
     monkeypatch.setattr(gpus, "intent", never)
     with pytest.raises(AssertionError, match="nothing moves any more"):

@@ -10,7 +10,7 @@ from world import World, run_of
 def test_a_finished_run_starts_nothing_again(tmp_path: Path) -> None:
     World(tmp_path, run_of(rounds=2)).finish()
     again = World(tmp_path, run_of(rounds=2), artefacts=True)
-    assert again.standing() == ("Ready", "Succeeded")
+    assert again.condition() == ("Ready", "Succeeded")
     assert again.node.order == []
     assert again.node.servers == {}
     assert [model.name for model in again.root.status.models] == ["M1", "M2", "M3"]
@@ -22,7 +22,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
         assert first.step()
     again = World(tmp_path, run_of(rounds=2), artefacts=True)
     again.finish()
-    assert again.standing() == ("Ready", "Succeeded")
+    assert again.condition() == ("Ready", "Succeeded")
     assert "run-sft-a1" not in again.node.order
     assert "run-1-dpo-a1" not in again.node.order
     assert "run-2-pairs-search-a1" in again.node.order

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from test_lives import JOB, fail
+from test_lifecycles import JOB, fail
 from world import STORAGE, World, resource, run_of
 
 from psr_operator.planner.types import ExitClass
@@ -56,10 +56,10 @@ def test_last_removes_a_model_once_the_next_one_is_made(tmp_path: Path) -> None:
     ]
     assert config.owner.uri == "s3://bucket/runs/default/run"
     assert config.output == "s3://bucket/runs/default/run/retention/m1"
-    assert world.standing()[0] == "Reconciling"
+    assert world.condition()[0] == "Reconciling"
     world.finish()
     assert weights(world) == {"M1": "Pruned", "M2": "Pruned", "M3": "Kept"}
-    assert world.standing() == ("Ready", "Succeeded")
+    assert world.condition() == ("Ready", "Succeeded")
     assert world.root.status.output == "s3://bucket/runs/default/run/report/m3"
 
 
@@ -89,7 +89,7 @@ def test_a_model_stays_for_its_unfinished_evaluation(tmp_path: Path) -> None:
     assert removals(world) == []
     world.node.succeed("run-m1-gsm8k-a1")
     world.settle()
-    assert removals(world) == [], "the server has not let go of it"
+    assert removals(world) == [], "the server may still load it"
     world.finish()
     assert removals(world) == ["run-prune-m1-a1", "run-prune-m2-a1"]
 
@@ -114,7 +114,7 @@ def test_a_stalled_evaluation_keeps_its_models_weights_and_the_run_says_so(tmp_p
     until(world, "run-m1-gsm8k-a1")
     world.node.fail("run-m1-gsm8k-a1", ExitClass.DATA, "line 3: answer: Field required")
     world.finish()
-    assert world.standing() == ("Ready", "Succeeded")
+    assert world.condition() == ("Ready", "Succeeded")
     assert removals(world) == []
     message = world.root.status.conditions[0].message
     assert "weights of M1 stay, as ModelEvaluation/run-m1-gsm8k is stalled and may be tried again" in message
@@ -125,7 +125,7 @@ def test_a_stalled_round_keeps_the_weights_that_it_trains(tmp_path: Path) -> Non
     until(world, "run-2-dpo-a1")
     world.node.fail("run-2-dpo-a1", ExitClass.DATA)
     world.finish()
-    assert world.standing() == ("Stalled", "DataError")
+    assert world.condition() == ("Stalled", "DataError")
     assert weights(world) == {"M1": "Pruned", "M2": "Kept"}
 
 
@@ -135,7 +135,7 @@ def test_nothing_is_removed_while_the_run_is_suspended(tmp_path: Path) -> None:
     world.change(suspend=True)
     while world.step():
         pass
-    assert world.standing() == ("Suspended", "Suspended")
+    assert world.condition() == ("Suspended", "Suspended")
     assert world.node.live == []
     world.pass_time(1e6)
     assert removals(world) == ["run-prune-m1-a1"]
@@ -152,19 +152,19 @@ def test_an_appended_round_needs_the_last_model_only(tmp_path: Path) -> None:
     assert kept(world) == ["M2"]
     world.change(iterations=run_of(rounds=2).spec.iterations)
     world.finish()
-    assert world.standing() == ("Ready", "Succeeded")
+    assert world.condition() == ("Ready", "Succeeded")
     assert kept(world) == ["M3"]
     assert removals(world) == ["run-prune-m1-a1", "run-prune-m2-a1"]
 
 
-def test_a_finished_run_that_is_told_to_keep_the_last_removes_the_others(tmp_path: Path) -> None:
+def test_a_finished_run_whose_retention_becomes_last_removes_the_others(tmp_path: Path) -> None:
     world = World(tmp_path, run_of(rounds=2))
     world.finish()
     children = {item.ref: item.metadata.generation for item in world.executor.store if item is not world.root}
     change(world, "Last")
-    assert world.standing() == ("Reconciling", "Pending")
+    assert world.condition() == ("Reconciling", "Pending")
     world.finish()
-    assert world.standing() == ("Ready", "Succeeded")
+    assert world.condition() == ("Ready", "Succeeded")
     assert kept(world) == ["M3"]
     after = {item.ref: item.metadata.generation for item in world.executor.store if item is not world.root}
     assert after == children, "what a run says of weights changes none of its children"
@@ -194,14 +194,16 @@ def test_best_keeps_the_most_accurate_and_the_last(tmp_path: Path, accuracy: lis
     world.node.results = {f"run-m{index}-gsm8k-a1": {"accuracy": value} for index, value in enumerate(accuracy, 1)}
     world.finish()
     assert kept(world) == stay
-    assert world.standing() == ("Ready", "Succeeded")
+    assert world.condition() == ("Ready", "Succeeded")
 
 
-def test_the_first_required_evaluation_tells_which_is_best(tmp_path: Path) -> None:
-    given = run_of(rounds=2, retention="Best")
-    first = given.spec.evaluations[0]
+def test_the_first_required_evaluation_decides_which_is_best(tmp_path: Path) -> None:
+    manifest = run_of(rounds=2, retention="Best")
+    first = manifest.spec.evaluations[0]
     both = [first, first.model_copy(update={"name": "math", "required": True})]
-    world = World(tmp_path, given.model_copy(update={"spec": given.spec.model_copy(update={"evaluations": both})}))
+    world = World(
+        tmp_path, manifest.model_copy(update={"spec": manifest.spec.model_copy(update={"evaluations": both})})
+    )
     world.node.results = {
         "run-m1-gsm8k-a1": {"accuracy": 0.9},
         "run-m1-math-a1": {"accuracy": 0.1},
@@ -213,10 +215,10 @@ def test_the_first_required_evaluation_tells_which_is_best(tmp_path: Path) -> No
 
 
 def test_best_without_evaluations_is_refused_by_name() -> None:
-    given = run_of(rounds=1).to_json()
-    given["spec"] |= {"evaluations": [], "storage": {**STORAGE, "retention": "Best"}}
+    manifest = run_of(rounds=1).to_json()
+    manifest["spec"] |= {"evaluations": [], "storage": {**STORAGE, "retention": "Best"}}
     with pytest.raises(ValidationError, match=r"storage\.retention: Best needs an evaluation"):
-        type(run_of()).model_validate(given)
+        type(run_of()).model_validate(manifest)
 
 
 # --- removals that fail ------------------------------------------------------------------------------------
@@ -231,16 +233,16 @@ def test_a_removal_that_fails_is_repeated(tmp_path: Path) -> None:
     assert kept(world) == ["M2"]
 
 
-def test_one_that_fails_for_good_is_told_and_stops_nothing(tmp_path: Path) -> None:
+def test_one_that_fails_for_good_is_an_event_and_stops_nothing(tmp_path: Path) -> None:
     world = World(tmp_path, run_of(rounds=2, retention="Last"))
     until(world, "run-prune-m1-a1")
     world.node.fail("run-prune-m1-a1", ExitClass.DATA, "holds sha256:b, and sha256:a is to be pruned")
     world.settle()
-    told = [item for item in world.transitions if item.reason == "PruneFailed"]
-    assert [(item.warning, item.eventful) for item in told] == [(True, True)]
-    assert "weights of M1 were not removed: DataError: holds sha256:b" in told[0].message
+    events = [item for item in world.transitions if item.reason == "PruneFailed"]
+    assert [(item.warning, item.eventful) for item in events] == [(True, True)]
+    assert "weights of M1 were not removed: DataError: holds sha256:b" in events[0].message
     world.finish()
-    assert world.standing() == ("Ready", "Succeeded")
+    assert world.condition() == ("Ready", "Succeeded")
     assert weights(world) == {"M1": "Pruning", "M2": "Pruned", "M3": "Kept"}
     message = world.root.status.conditions[0].message
     assert message.startswith("report at s3://bucket/runs/default/run/report/m3; ")
@@ -267,7 +269,7 @@ def test_a_report_that_fails_is_not_mixed_up_with_a_removal(tmp_path: Path) -> N
     until(world, "run-report-m2-a1")
     world.node.fail("run-report-m2-a1", ExitClass.MISSING, "no such pair set")
     world.finish()
-    assert world.standing() == ("Stalled", "InputMissing")
+    assert world.condition() == ("Stalled", "InputMissing")
     assert "no such pair set" in world.root.status.conditions[0].message
     assert set(world.root.status.unpruned) == {"M1"}
 
@@ -288,7 +290,7 @@ def test_a_report_that_fails_is_not_mixed_up_with_a_removal(tmp_path: Path) -> N
 def test_a_deleted_child_of_a_pruned_model_is_not_made_again(
     tmp_path: Path, child: tuple[str, str], finished: bool
 ) -> None:
-    """It would read weights that are gone. All that it told is in the run's status."""
+    """It would read weights that are gone. All that it said is in the run's status."""
     world = World(tmp_path, run_of(rounds=2, retention="Last"))
     if finished:
         world.finish()
@@ -302,11 +304,11 @@ def test_a_deleted_child_of_a_pruned_model_is_not_made_again(
     assert len(now) == len(before)
     world.finish()
     assert world.executor.store.get(*child) is None
-    assert world.standing() == ("Ready", "Succeeded")
+    assert world.condition() == ("Ready", "Succeeded")
     report = world.node.specs["run-report-m3-a1"].configurations[0]
-    told = report.models[0]  # type: ignore[attr-defined]
-    assert told.pairs == "s3://bucket/runs/default/run/iteration-1/pairs"
-    assert [item.uri for item in told.evaluations] == ["s3://bucket/runs/default/run/evaluations/m1/gsm8k"]
+    reported = report.models[0]  # type: ignore[attr-defined]
+    assert reported.pairs == "s3://bucket/runs/default/run/iteration-1/pairs"
+    assert [item.uri for item in reported.evaluations] == ["s3://bucket/runs/default/run/evaluations/m1/gsm8k"]
     assert len(world.node.order) == len(set(world.node.order))
 
 
@@ -316,7 +318,7 @@ def test_an_interrupted_run_of_this_machine_goes_on(tmp_path: Path) -> None:
     until(first, "run-2-dpo-a1")
     again = World(tmp_path, run_of(rounds=2, retention="Last"), artefacts=True)
     again.finish()
-    assert again.standing() == ("Ready", "Succeeded")
+    assert again.condition() == ("Ready", "Succeeded")
     assert kept(again) == ["M3"]
     assert not [name for name in again.node.order if "search" in name or name == "run-m1-gsm8k-a1"]
 
@@ -330,7 +332,7 @@ def test_a_run_whose_statuses_are_all_lost_is_rebuilt_without_the_weights(tmp_pa
     again = World(tmp_path / "again", run_of(rounds=2, idle=idle, retention="Last"))
     again.node.pruned = first.node.pruned
     again.finish()
-    assert again.standing() == ("Ready", "Succeeded")
+    assert again.condition() == ("Ready", "Succeeded")
     assert kept(again) == ["M3"]
     (asked,) = again.node.specs["run-m1-gsm8k-a1"].configurations
     assert asked.server.urls == ["http://127.0.0.1:1"]  # type: ignore[attr-defined]
@@ -343,7 +345,7 @@ def test_only_what_the_run_itself_has_pruned_is_taken_for_done(tmp_path: Path) -
     world = World(tmp_path, run_of(rounds=1, sft=False))
     world.node.pruned = {world.root.spec.model.uri}
     world.finish()
-    assert world.standing() == ("Stalled", "WeightsPruned")
+    assert world.condition() == ("Stalled", "WeightsPruned")
     assert "weights were pruned by retention" in world.root.status.conditions[0].message
     assert world.node.order == []
 
@@ -351,4 +353,4 @@ def test_only_what_the_run_itself_has_pruned_is_taken_for_done(tmp_path: Path) -
 def test_a_leaf_whose_model_was_pruned_is_stalled(tmp_path: Path) -> None:
     world = World(tmp_path, resource("StepDPOJob", **JOB))
     fail("it-a1", ExitClass.MISSING)(world)
-    assert world.standing() == ("Stalled", "InputMissing")
+    assert world.condition() == ("Stalled", "InputMissing")

@@ -33,7 +33,7 @@ class ScriptedNode:
         """Models whose weights are gone."""
 
     def run(self, workload: Workload) -> None:
-        assert workload.name not in self.specs, f"{workload.name} was made twice"
+        assert workload.name not in self.specs, f"{workload.name} was started twice"
         self.specs[workload.name] = workload
         self.order.append(workload.name)
         self.workloads[workload.name] = WorkloadState(workload.name, workload.attempt, Phase.PENDING)
@@ -152,19 +152,19 @@ class World:
         self.settle()
 
     def get(self, kind: str, name: str) -> Resource:
-        found = self.executor.store.get(kind, name)
-        assert found is not None, f"there is no {kind}/{name}"
-        return found
+        item = self.executor.store.get(kind, name)
+        assert item is not None, f"there is no {kind}/{name}"
+        return item
 
     @property
     def root(self) -> Resource:
         first = self.objects[0]
         return self.get(first.kind, first.metadata.name)
 
-    def standing(self, kind: str = "", name: str = "") -> tuple[str, str]:
+    def condition(self, kind: str = "", name: str = "") -> tuple[str, str]:
         """The condition that is True (or Ready=False) and its reason, of the root or of a named object."""
-        found = self.get(kind, name) if kind else self.root
-        conditions = found.status.conditions
+        item = self.get(kind, name) if kind else self.root
+        conditions = item.status.conditions
         shown = next((item for item in conditions if item.status == "True"), conditions[0])
         return shown.type if shown.status == "True" else "Idle", shown.reason
 

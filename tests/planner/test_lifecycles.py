@@ -1,4 +1,4 @@
-"""Whole lives of objects, told as tables: what happens, and how the object stands afterwards."""
+"""Whole lifecycles as tables: what happens, and the object's condition afterwards."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def nothing(_: World) -> None:
     """Only look."""
 
 
-LIVES: dict[str, tuple[dict[str, object], list[Step]]] = {
+LIFECYCLES: dict[str, tuple[dict[str, object], list[Step]]] = {
     "created, running, ready": (
         {},
         [
@@ -67,8 +67,8 @@ LIVES: dict[str, tuple[dict[str, object], list[Step]]] = {
             ("runs", start("it-a1"), ("Reconciling", "Training")),
             ("fails, pod still there", fail("it-a1", ExitClass.FAILURE, gone=False), ("Reconciling", "Retrying")),
             ("pod gone", end("it-a1"), ("Reconciling", "Retrying")),
-            ("pause not over", wait(9), ("Reconciling", "Retrying")),
-            ("pause over", wait(2), ("Reconciling", "Pending")),
+            ("still pausing", wait(9), ("Reconciling", "Retrying")),
+            ("after the pause", wait(2), ("Reconciling", "Pending")),
             ("second attempt runs", start("it-a2"), ("Reconciling", "Training")),
             ("done", succeed("it-a2"), ("Ready", "Succeeded")),
         ],
@@ -182,13 +182,13 @@ LIVES: dict[str, tuple[dict[str, object], list[Step]]] = {
 }
 
 
-@pytest.mark.parametrize("life", LIVES)
-def test_life_of_a_job(life: str, tmp_path: Path) -> None:
-    spec, steps = LIVES[life]
+@pytest.mark.parametrize("lifecycle", LIFECYCLES)
+def test_lifecycle_of_a_job(lifecycle: str, tmp_path: Path) -> None:
+    spec, steps = LIFECYCLES[lifecycle]
     world = World(tmp_path, resource("StepDPOJob", **JOB, **spec))
-    for what, act, standing in steps:
+    for what, act, expected in steps:
         act(world)
-        assert world.standing() == standing, what
+        assert world.condition() == expected, what
         assert world.root.status.observed_generation == world.root.metadata.generation, what
 
 
@@ -201,11 +201,11 @@ def test_training_that_would_leave_gpus_idle_is_refused(
 ) -> None:
     data = JOB if kind == "StepDPOJob" else {"model": MODEL, "storage": STORAGE, "ift": "s3://bucket/ift.jsonl"}
     world = World(tmp_path, resource(kind, **data, resources=resources))
-    assert world.standing() == ("Stalled", "NotSupported")
+    assert world.condition() == ("Stalled", "NotSupported")
     assert f"training on {named} is not built yet" in world.root.status.conditions[0].message
     assert world.node.order == []
     world.change(resources=world.root.spec.resources.model_copy(update={"gpus": 1, "nodes": 1}))
-    assert world.standing() == ("Reconciling", "Pending")
+    assert world.condition() == ("Reconciling", "Pending")
 
 
 def test_rerun_writes_to_a_folder_of_its_own(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_shards_are_searched_and_then_merged(tmp_path: Path) -> None:
             storage=STORAGE,
         ),
     )
-    assert world.standing() == ("Reconciling", "WaitingForServer")
+    assert world.condition() == ("Reconciling", "WaitingForServer")
     world.node.ready("it-server")
     world.settle()
     search = world.node.specs["it-search-a1"]
@@ -242,7 +242,7 @@ def test_shards_are_searched_and_then_merged(tmp_path: Path) -> None:
     merge = world.node.specs["it-merge-a1"]
     assert merge.configurations[0].parts == list(search.outputs)  # type: ignore[attr-defined]
     succeed("it-merge-a1")(world)
-    assert world.standing() == ("Ready", "Succeeded")
+    assert world.condition() == ("Ready", "Succeeded")
     world.finish()
     assert world.node.server("it-server").gone  # type: ignore[union-attr]
 
@@ -268,7 +268,7 @@ def test_a_run_hands_its_server_from_model_to_model(tmp_path: Path) -> None:
         ("m3", {"run-m3-gsm8k-a1"}),
         ("released", {"run-report-m3-a1"}),
     ]
-    assert world.standing() == ("Ready", "Succeeded")
+    assert world.condition() == ("Ready", "Succeeded")
     assert [model.name for model in world.root.status.models] == ["M1", "M2", "M3"]
 
 
@@ -276,9 +276,9 @@ def test_a_kept_server_stays_between_rounds_and_goes_at_the_end(tmp_path: Path) 
     world = World(tmp_path, run_of(rounds=2, gpus=0, idle=None))
     away = 0
     while world.step():
-        made = "run-server" in world.node.servers
-        away += made and "run-server" not in world.node.server_specs and "run-report-m3-a1" not in world.node.specs
-    assert world.standing() == ("Ready", "Succeeded")
+        exists = "run-server" in world.node.servers
+        away += exists and "run-server" not in world.node.server_specs and "run-report-m3-a1" not in world.node.specs
+    assert world.condition() == ("Ready", "Succeeded")
     assert away <= 2  # released only between the last reader and the report
     assert world.node.server("run-server").gone  # type: ignore[union-attr]
 
@@ -293,7 +293,7 @@ def test_a_stalled_evaluation_blocks_nothing_unless_it_is_required(tmp_path: Pat
             assert world.step()
         fail("run-m1-gsm8k-a1", ExitClass.DATA)(world)
         world.finish()
-        assert world.standing() == end_of_run
+        assert world.condition() == end_of_run
         if required:
             assert "ModelEvaluation/run-m1-gsm8k" in world.root.status.conditions[0].message
 
@@ -304,7 +304,7 @@ def test_a_failed_round_names_the_child_that_failed(tmp_path: Path) -> None:
         assert world.step()
     world.node.fail("run-1-dpo-a1", ExitClass.DATA, "pairs.jsonl, line 3: chosen_ids: Field required")
     world.finish()
-    assert world.standing() == ("Stalled", "DataError")
+    assert world.condition() == ("Stalled", "DataError")
     message = world.root.status.conditions[0].message
     assert "StepDPOJob/run-1-dpo" in message
     assert "line 3: chosen_ids" in message
@@ -317,22 +317,22 @@ def test_a_suspended_run_lets_everything_go_and_resumes(tmp_path: Path) -> None:
     world.change(suspend=True)
     while world.step():
         pass
-    assert world.standing() == ("Suspended", "Suspended")
+    assert world.condition() == ("Suspended", "Suspended")
     assert world.node.live == []
     assert world.node.server("run-server").gone  # type: ignore[union-attr]
     world.change(suspend=False)
     world.finish()
-    assert world.standing() == ("Ready", "Succeeded")
+    assert world.condition() == ("Ready", "Succeeded")
 
 
 def test_an_appended_round_goes_on_from_the_last_model(tmp_path: Path) -> None:
     world = World(tmp_path, run_of(rounds=1))
     world.finish()
-    assert world.standing() == ("Ready", "Succeeded")
+    assert world.condition() == ("Ready", "Succeeded")
     before = list(world.node.order)
     world.change(iterations=run_of(rounds=2).spec.iterations)
     world.finish()
-    assert world.standing() == ("Ready", "Succeeded")
+    assert world.condition() == ("Ready", "Succeeded")
     assert world.node.order[len(before) :] == [
         "run-2-pairs-search-a1",
         "run-2-pairs-merge-a1",
@@ -360,7 +360,7 @@ def test_a_round_alone_brings_its_own_server_and_lets_it_go_for_training(tmp_pat
         if "it-dpo-a1" in world.node.specs:
             assert world.node.server("it-server").gone  # type: ignore[union-attr]
     world.finish()
-    assert world.standing() == ("Ready", "Succeeded")
+    assert world.condition() == ("Ready", "Succeeded")
     assert world.root.status.output == "s3://bucket/runs/default/it/checkpoint"
 
 
@@ -372,7 +372,7 @@ def test_a_server_that_cannot_serve_stalls_the_run(tmp_path: Path) -> None:
         assert world.step()
     world.node.servers["run-server"] = ServerState("run-server", message="no room on the device", failed=True)
     world.settle()
-    assert world.standing() == ("Stalled", "ServerFailed")
+    assert world.condition() == ("Stalled", "ServerFailed")
     assert "no room on the device" in world.root.status.conditions[0].message
 
 
@@ -383,7 +383,7 @@ def test_the_longest_name_has_room_for_its_children(tmp_path: Path) -> None:
         tmp_path, manifest.model_copy(update={"metadata": manifest.metadata.model_copy(update={"name": name})})
     )
     world.finish()
-    assert world.standing() == ("Ready", "Succeeded")
+    assert world.condition() == ("Ready", "Succeeded")
 
 
 def test_a_rerun_does_not_take_the_old_attempt_for_the_new_one(tmp_path: Path) -> None:
@@ -393,7 +393,7 @@ def test_a_rerun_does_not_take_the_old_attempt_for_the_new_one(tmp_path: Path) -
     world.settle()
     world.node.succeed("it-a1")
     world.change(rerun="again")
-    assert world.standing() == ("Reconciling", "Pending")
+    assert world.condition() == ("Reconciling", "Pending")
     succeed("it-a2")(world)
     assert world.root.status.output == "s3://bucket/runs/default/it/checkpoint/rerun-again"
 
@@ -402,10 +402,10 @@ def test_a_rerun_counts_failures_anew(tmp_path: Path) -> None:
     world = World(tmp_path, resource("StepDPOJob", **JOB, retries={"backoffLimit": 1, "backoffSeconds": 0}))
     fail("it-a1", ExitClass.FAILURE)(world)
     fail("it-a2", ExitClass.FAILURE)(world)
-    assert world.standing() == ("Stalled", "BackoffLimitExceeded")
+    assert world.condition() == ("Stalled", "BackoffLimitExceeded")
     world.change(rerun="again")
     fail("it-a3", ExitClass.FAILURE)(world)
-    assert world.standing() == ("Reconciling", "Pending")
+    assert world.condition() == ("Reconciling", "Pending")
 
 
 def test_work_does_not_begin_when_its_server_goes_between_intent_and_workload(tmp_path: Path) -> None:
