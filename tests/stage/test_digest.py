@@ -16,7 +16,17 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from psr_runtime.artefacts.manifest import digest_of_input
-from psr_runtime.config import MARK, Schema, StageConfig, input_uris, method, plugin, stage_digest
+from psr_runtime.config import (
+    MARK,
+    JudgeConfig,
+    Schema,
+    StageConfig,
+    input_uris,
+    method,
+    method_fields,
+    plugin,
+    stage_digest,
+)
 from psr_runtime.config.digest import plugin_packages
 from psr_runtime.stages import STAGES
 from psr_runtime.storage import Storage, file_uri
@@ -245,3 +255,12 @@ def test_moved_inputs_have_the_same_digest_and_changed_ones_another(tmp_path: Pa
         for uri in (file_uri(tmp_path / name) for name in ("here", "there", "changed"))
     )
     assert here == there != other
+
+
+def test_a_field_that_came_later_is_written_only_where_it_says_something() -> None:
+    """Images from before it read the rest; an apiserver stores it all the same."""
+    plain, other = JudgeConfig(), JudgeConfig(strategy="Another")
+    assert "strategy" not in {**plain.to_json(), **plain.model_dump(), **method_fields(plain)}
+    assert JudgeConfig.model_validate(plain.to_json()) == plain
+    assert plain.to_whole_json() == {**plain.to_json(), "strategy": "Pairwise"}
+    assert other.to_json() == other.to_whole_json() == {**plain.to_json(), "strategy": "Another"}
