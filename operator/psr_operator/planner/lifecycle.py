@@ -77,6 +77,15 @@ class Lifecycle:
         """The first task that is not done; None when all are."""
         return next((task for task in self.tasks if task.key not in record.done), None)
 
+    def is_under_way(self, record: Record, observed: Observed) -> bool:
+        """Whether an attempt is to be carried out, or something of the last one is left."""
+        for task in self.tasks:
+            attempts = record.attempts_of(task.key)
+            state = observed.workload(self.attempt_name(task, attempts.attempt))
+            if attempts.open or (state is not None and not state.gone):
+                return True
+        return False
+
 
 @dataclass(frozen=True)
 class Decision:

@@ -16,6 +16,7 @@ from psr_operator.planner.inheritance import owner_of, prefix_of
 from psr_operator.planner.lifecycle import Lifecycle, Task
 from psr_operator.planner.names import child_name
 from psr_operator.planner.placement import placement
+from psr_operator.planner.record import take_record
 from psr_operator.planner.run_models import Model, RunModels, prune_key
 from psr_operator.planner.types import Observed
 from psr_operator.reasons import Reason
@@ -26,10 +27,9 @@ from psr_runtime.stages import Makes
 def begun(models: RunModels, observed: Observed) -> Model | None:
     """The model whose removal has an attempt that has not ended, None while there is none."""
     for model in models.models:
-        attempts = models.run.status.attempts.get(prune_key(model.number))
-        number = attempts.attempt if attempts is not None else 0
-        state = observed.workload(child_name(_name(models, model), f"a{number}"))
-        if (attempts is not None and attempts.open) or (state is not None and not state.gone):
+        if model.weights == "Kept" or model.digest is None:
+            continue
+        if removal(models, model).is_under_way(take_record(models.run.status, model.name), observed):
             return model
     return None
 
