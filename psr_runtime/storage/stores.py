@@ -145,7 +145,8 @@ def name_below(uri: str, item: str) -> str:
 
 
 def _scheme(uri: str) -> Scheme:
+    name = scheme_name(uri)
     try:
-        return SCHEMES.load(scheme_name(uri))
+        return SCHEMES.load(name)
     except ConfigurationError as error:
         raise ConfigurationError(f"{uri}: {error}") from error
