@@ -125,7 +125,7 @@ def test_a_writer_gets_what_a_reader_finds(tmp_path: Path) -> None:
 
 
 def test_a_stage_may_not_bring_a_manifest_of_its_own(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"manifest\.json of its own"):
+    with pytest.raises(ValueError, match=r"stage sft has a file manifest\.json; that name is taken"):
         publish_it(Storage(mounts={}), file_uri(tmp_path / "stored"), make(tmp_path / "made", {MANIFEST: b"{}"}))
     assert not (tmp_path / "stored").exists()
 
