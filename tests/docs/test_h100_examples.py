@@ -68,7 +68,7 @@ def test_training_on_several_gpus_is_refused_with_words(name: str, tmp_path: Pat
     """And nothing is started. When that is built, this test and the sentences that it holds to are to go."""
     world = World(tmp_path, load(name))
     world.finish()
-    assert world.standing() == ("Stalled", "NotSupported")
+    assert world.condition() == ("Stalled", "NotSupported")
     assert world.node.order == []
     assert world.node.servers == {}
     assert "Stalled/NotSupported" in (FOLDER / name).read_text()
@@ -81,7 +81,7 @@ def test_an_m1_from_elsewhere_is_searched_and_evaluated_before(name: str, tmp_pa
     run = load(name)
     world = World(tmp_path, run.model_copy(update={"spec": run.spec.model_copy(update={"sft": None})}))
     world.finish()
-    assert world.standing() == ("Stalled", "NotSupported")
+    assert world.condition() == ("Stalled", "NotSupported")
     stages = [world.node.specs[name].stage for name in world.node.order]
     assert sorted(stages) == ["evaluate"] * 6 + ["merge", "search"]
 
@@ -95,7 +95,7 @@ def test_one_gpu_is_enough_for_the_others(name: str, tmp_path: Path) -> None:
             asked |= {work.stage: work.placement.resources.gpus for work in world.node.specs.values()}
             for server in world.node.server_specs.values():
                 asked["serve"] = server.placement.resources.gpus
-        assert world.standing() == ("Ready", "Succeeded")
+        assert world.condition() == ("Ready", "Succeeded")
         assert {stage: gpus for stage, gpus in asked.items() if gpus} == dict.fromkeys(
             {"serve", "sft", "step-dpo"} & set(asked), 1
         )

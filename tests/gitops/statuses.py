@@ -67,7 +67,7 @@ def versions_of_lives(folder: Path) -> Iterator[Object]:
     yield from _objects(well)
     while well.step():
         yield from _objects(well)
-    assert well.standing() == ("Ready", "Succeeded")
+    assert well.condition() == ("Ready", "Succeeded")
 
     suspended = World(folder / "suspended", run_of(rounds=1))
     while "run-1-pairs-search-a1" not in suspended.node.specs:
@@ -76,7 +76,7 @@ def versions_of_lives(folder: Path) -> Iterator[Object]:
     yield from _objects(suspended)
     while suspended.step():
         yield from _objects(suspended)
-    assert suspended.standing() == ("Suspended", "Suspended")
+    assert suspended.condition() == ("Suspended", "Suspended")
 
     failed = World(folder / "failed", run_of(rounds=1))
     while "run-1-dpo-a1" not in failed.node.specs:
@@ -84,7 +84,7 @@ def versions_of_lives(folder: Path) -> Iterator[Object]:
     failed.node.fail("run-1-dpo-a1", ExitClass.DATA, "pairs.jsonl, line 3: chosen_ids: Field required")
     failed.settle()
     yield from _objects(failed)
-    assert failed.standing() == ("Stalled", "DataError")
+    assert failed.condition() == ("Stalled", "DataError")
 
 
 def _objects(world: World) -> Iterator[Object]:
