@@ -72,10 +72,10 @@ def right(draw: st.DrawFn, schema: Schema) -> Any:
         free = [name for name in schema["properties"] if name not in needed and name not in choice]
         chosen = draw(st.lists(st.sampled_from(free), max_size=3, unique=True)) if free else []
         one = [draw(st.sampled_from(choice))] if choice else []
-        values = {name: draw(right(schema["properties"][name])) for name in [*needed, *chosen, *one]}
-        if str(values.get("uri", "")).startswith("file://") and "volume" in values:
-            values["uri"] = "file://" + values["volume"]["mountPath"] + "/x"
-        return values
+        drawn = {name: draw(right(schema["properties"][name])) for name in [*needed, *chosen, *one]}
+        if str(drawn.get("uri", "")).startswith("file://") and "volume" in drawn:
+            drawn["uri"] = "file://" + drawn["volume"]["mountPath"] + "/x"
+        return drawn
     if schema["type"] == "object":
         if "additionalProperties" not in schema:
             return draw(st.sampled_from([{}, {"a": 1}, {"nodeAffinity": None, "list": [None, {"b": None, "c": 1.0}]}]))
@@ -133,35 +133,35 @@ def edited(draw: st.DrawFn, schema: Schema, value: Any) -> Any:
 
 
 def _objects(schema: Schema, value: dict[str, Any]) -> list[Any]:
-    values: list[Any] = [None, [], "text", {**value, "unknownField": 1}, {}]
-    values += [{key: item for key, item in value.items() if key != gone} for gone in value]
-    values += [{**value, name: None} for name in list(schema.get("properties", ()))[:8]]
-    values += [{**value, choice: {}} for choice in alternatives(schema)]
+    edges: list[Any] = [None, [], "text", {**value, "unknownField": 1}, {}]
+    edges += [{key: item for key, item in value.items() if key != gone} for gone in value]
+    edges += [{**value, name: None} for name in list(schema.get("properties", ()))[:8]]
+    edges += [{**value, choice: {}} for choice in alternatives(schema)]
     if "additionalProperties" in schema:
-        values += [{**value, key: "a"} for key in ("-a", "a" * 64, "a" * 63, "a/b/c", "", "x" * 320)]
-        values += [{**value, "a": None}, {f"k{index}": "a" for index in range(schema["maxProperties"] + 1)}]
-    return values
+        edges += [{**value, key: "a"} for key in ("-a", "a" * 64, "a" * 63, "a/b/c", "", "x" * 320)]
+        edges += [{**value, "a": None}, {f"k{index}": "a" for index in range(schema["maxProperties"] + 1)}]
+    return edges
 
 
 def _lists(schema: Schema, value: list[Any]) -> list[Any]:
-    values: list[Any] = [None, {}, "text", [], [*value, None], [*value, *value], [*value, {}], [*value, "a"]]
+    edges: list[Any] = [None, {}, "text", [], [*value, None], [*value, *value], [*value, {}], [*value, "a"]]
     if value:
-        values += [value[:1] * (schema["maxItems"] + 1), value[:1] * schema["maxItems"]]
-    return values
+        edges += [value[:1] * (schema["maxItems"] + 1), value[:1] * schema["maxItems"]]
+    return edges
 
 
 def _scalars(schema: Schema) -> list[Any]:
-    values: list[Any] = [None, {}, [], [None], *at_bounds(schema)]
-    values += [Spelled(text) for text in (*WORDS, *NUMBERS)]
+    edges: list[Any] = [None, {}, [], [None], *at_bounds(schema)]
+    edges += [Spelled(text) for text in (*WORDS, *NUMBERS)]
     if schema["type"] == "string":
-        values += ["", "text", "a\nb", "é", "s3://b/a", "s3://bucket", "file://a", "file:///a\n", " a", "a ", "64Gi"]
+        edges += ["", "text", "a\nb", "é", "s3://b/a", "s3://bucket", "file://a", "file:///a\n", " a", "a ", "64Gi"]
         if "maxLength" in schema:
-            values += [_long(schema, schema["maxLength"]), _long(schema, schema["maxLength"] + 1)]
-            values += ["é" * schema["maxLength"]]
+            edges += [_long(schema, schema["maxLength"]), _long(schema, schema["maxLength"] + 1)]
+            edges += ["é" * schema["maxLength"]]
     elif "minimum" in schema:
         low, high = at_bounds(schema)
-        values += [schema["minimum"], schema["maximum"], low - 1, high + 1, float(low), float(high), str(low)]
-    return values
+        edges += [schema["minimum"], schema["maximum"], low - 1, high + 1, float(low), float(high), str(low)]
+    return edges
 
 
 # --- text ---------------------------------------------------------------------------------------------------
