@@ -102,7 +102,7 @@ crds: $(DEV)/ready ## write crds/ anew from the models, and the rights of the op
 	$(DEV)/bin/python -m psr_operator.controller.rbac charts/psr/files/rules.yaml
 
 reasons: $(DEV)/ready ## write the table of reasons in docs/operator.md anew
-	PSR_WRITE_GOLDEN=1 $(DEV)/bin/python -m pytest -q tests/docs/test_reasons.py
+	PSR_WRITE_GOLDEN=1 $(DEV)/bin/python -m pytest -q tests/docs/test_reasons_page.py
 
 house-picture: $(DEV)/ready ## draw docs/house.svg anew from the import contracts
 	$(DEV)/bin/python -m harness.house_picture
