@@ -361,7 +361,7 @@ def _start(plane: ControlPlane, name: str, command: list[Any]) -> None:
 
 def _end_with_parent() -> None:
     """Have the kernel end this process when the one that started it is gone: a worker of tests may be killed."""
-    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # an apiserver whose etcd is gone does not heed SIGTERM
 
 
 def _wait_for(plane: ControlPlane, done: Any, name: str) -> None:
