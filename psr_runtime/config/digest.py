@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from psr_runtime.config.fields import LATER, MARK, PLUGIN
-from psr_runtime.config.packages import bringer
+from psr_runtime.config.packages import bringer, own_implementations
 from psr_runtime.config.storage import StageConfig
 
 
@@ -48,7 +48,7 @@ def plugin_packages(value: Any) -> dict[str, str]:
     """
     packages = {}
     for path, name, extra in _leaves(value):
-        if PLUGIN in extra and name not in extra[PLUGIN]["own"]:
+        if PLUGIN in extra and name not in own_implementations(extra[PLUGIN]["own"]):
             package = bringer(extra[PLUGIN]["group"], name)
             if package is not None:
                 packages[path] = package

@@ -14,14 +14,14 @@ class EvaluationConfig(Schema):
     benchmark: PluginName = plugin(
         "Custom",
         group="psr.benchmarks",
-        own={"Custom": "psr_runtime.evaluation.benchmarks.custom:Custom"},
+        own="psr_runtime.evaluation.benchmarks",
         description="How the problem file is read and what is asked. Custom: JSON lines of problem and answer, asked "
         "by the solver prompt. Packages bring others.",
     )
     grader: PluginName = plugin(
         "MathVerify",
         group="psr.graders",
-        own={"MathVerify": "psr_runtime.evaluation.graders.math_verify:MathVerify"},
+        own="psr_runtime.evaluation.graders",
         description="Who compares answers. MathVerify: the last box, by that library. Packages bring others.",
     )
     max_tokens: int = method(2048, ge=1, le=32768, description="New tokens per answer. Ours, as Qwen2.5-Math.")

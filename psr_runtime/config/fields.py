@@ -11,7 +11,7 @@ marked by the function that declares it:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -42,7 +42,7 @@ def method(default: Any = ..., *, later: bool = False, **kwargs: Any) -> Any:
     return Field(default, json_schema_extra={MARK: "method"}, **kwargs)
 
 
-def plugin(default: str, *, group: str, own: Mapping[str, str], description: str) -> Any:
+def plugin(default: str, *, group: str, own: str, description: str) -> Any:
     """Declare a method field that names an implementation: one of ours, or one that another package brings.
 
     While it has its default it is not part of the digest and not written out (`method`, later), so results from before
@@ -50,10 +50,10 @@ def plugin(default: str, *, group: str, own: Mapping[str, str], description: str
 
     Args:
         group: entry-point group, `psr.judges` say (`psr_runtime.config.plugins`).
-        own: names that are ours, each with its `module:attribute`, imported when it is first used. Of any other name
-            package and version are part of the digest.
+        own: our package with a file for each of ours (`packages.own_implementations`). Of any other name package and
+            version are part of the digest.
     """
-    extra: dict[str, Any] = {MARK: "method", LATER: True, PLUGIN: {"group": group, "own": dict(own)}}
+    extra: dict[str, Any] = {MARK: "method", LATER: True, PLUGIN: {"group": group, "own": own}}
     return Field(default, json_schema_extra=extra, exclude_if=_equals(default), description=description)
 
 

@@ -1,9 +1,9 @@
 """What other packages bring, found by name: judges, graders, storage schemes, whatever has an entry-point group.
 
-A manifest names an implementation (`judge.strategy: Pairwise`). `Registry` finds it: among our own, which the field of
-the configuration lists and which are imported when first used, or among the entry points of the installed packages. The
-version of a package that brings one is part of the digest of every result that it decided (`config/digest.py`); our own
-code is versioned by the stage's schema.
+A manifest names an implementation (`judge.strategy: Pairwise`). `Registry` finds it: among our own, each a file in the
+package that the field of the configuration names, imported when it is first used; or among the entry points of the
+installed packages. The version of a package that brings one is part of the digest of every result that it decided
+(`config/digest.py`); our own code is versioned by the stage's schema.
 
     [project.entry-points."psr.judges"]
     Coin = "my_package.judges:CoinJudge"
@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel
 
 from psr_runtime.config.fields import PLUGIN
-from psr_runtime.config.packages import entry_points, package_of
+from psr_runtime.config.packages import entry_points, own_implementations, package_of
 from psr_runtime.protocol.errors import ConfigurationError
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ class Registry(Generic[T]):
         if not isinstance(extra, dict) or PLUGIN not in extra:
             raise TypeError(f"{config.__name__}.{name} names no plug-in")
         declared: Any = extra[PLUGIN]
-        return cls(declared["group"], field, declared["own"])
+        return cls(declared["group"], field, own_implementations(declared["own"]))
 
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator: add an implementation in this process, for tests and notebooks."""

@@ -18,7 +18,7 @@ class JudgeConfig(Schema):
     strategy: PluginName = plugin(
         "Pairwise",
         group="psr.judges",
-        own={"Pairwise": "psr_runtime.search.judges.pairwise:Pairwise"},
+        own="psr_runtime.search.judges",
         description="Who judges. Pairwise: the policy compares candidates in pairs, paper §3.3. Packages bring others.",
     )
     orders: Literal["Both", "Single"] = method(
@@ -42,7 +42,7 @@ class SearchConfig(Schema):
     strategy: PluginName = plugin(
         "StepSearch",
         group="psr.search",
-        own={"StepSearch": "psr_runtime.search.strategies.step_search:StepSearch"},
+        own="psr_runtime.search.strategies",
         description="How a problem is searched. StepSearch: step by step with roll-back, paper §3.3. Packages bring "
         "others.",
     )

@@ -30,7 +30,7 @@ class TrainingConfig(Schema):
     strategy: PluginName = plugin(
         "Single",
         group="psr.training",
-        own={"Single": "psr_runtime.training.strategies.single:Single"},
+        own="psr_runtime.training.strategies",
         description="How processes share the work. Single: one process on one device. Packages bring others.",
     )
     optimizer: OptimizerConfig = method(OptimizerConfig(), description="Optimizer and schedule.")
@@ -67,7 +67,7 @@ class StepDPOConfig(TrainingConfig):
     layout: PluginName = plugin(
         "Pairs",
         group="psr.layouts",
-        own={"Pairs": "psr_runtime.training.layouts.pairs:Pairs"},
+        own="psr_runtime.training.layouts",
         description="How pairs become token sequences. Pairs: two sequences a pair, each with the whole prompt. "
         "Packages bring others.",
     )

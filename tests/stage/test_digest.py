@@ -28,6 +28,7 @@ from psr_runtime.config import (
     stage_digest,
 )
 from psr_runtime.config.digest import plugin_packages
+from psr_runtime.config.packages import own_implementations
 from psr_runtime.stages import STAGES
 from psr_runtime.storage import Storage, file_uri
 
@@ -199,14 +200,35 @@ class BeforeConfig(StageConfig):
 
 
 class JudgeChoice(Schema):
-    strategy: str = plugin(
-        "Ours", group="psr.test", own={"Ours": "ours:Ours", "Other": "ours:Other"}, description="How verdicts are had."
-    )
+    strategy: str = plugin("Ours", group="psr.test", own="ours_in_a_folder", description="How verdicts are had.")
 
 
 class AfterConfig(BeforeConfig):
     depth: int = method(2, later=True)
     judge: JudgeChoice = method(JudgeChoice(), later=True)
+
+
+@pytest.fixture(autouse=True)
+def ours(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Our own package with a file for each of two implementations, and a third one with a helper in it."""
+    folder = tmp_path_factory.mktemp("path")
+    package = folder / "ours_in_a_folder"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('nothing of it is imported')\n")
+    (package / "ours.py").write_text("class Ours: ...\n")
+    (package / "other.py").write_text("class Helper: ...\nclass Other: ...\n")
+    (package / "base_of_both.py").write_text("class Base: ...\n")
+    monkeypatch.syspath_prepend(folder)
+    own_implementations.cache_clear()
+    yield
+    own_implementations.cache_clear()
+
+
+def test_ours_are_the_classes_that_are_called_as_their_files_are() -> None:
+    assert own_implementations("ours_in_a_folder") == {
+        "Ours": "ours_in_a_folder.ours:Ours",
+        "Other": "ours_in_a_folder.other:Other",
+    }
 
 
 def after(**values: Any) -> str:
@@ -229,13 +251,13 @@ def test_a_later_field_counts_only_where_it_differs_from_its_default() -> None:
 
 
 def test_the_version_of_a_package_that_brings_a_plug_in_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, in_process = after(), after(judge={"strategy": "Toy"})
+    own, in_process = after(), after(judge={"strategy": "Toy"})
     monkeypatch.syspath_prepend(tmp_path)
     install(tmp_path, "1.0")
     first = after(judge={"strategy": "Toy"})
     install(tmp_path, "1.1")
-    assert len({ours, in_process, first, after(judge={"strategy": "Toy"})}) == 4
-    assert after() == ours, "a name of ours is ours, whatever else has it"
+    assert len({own, in_process, first, after(judge={"strategy": "Toy"})}) == 4
+    assert after() == own, "a name of ours is ours, whatever else has it"
     assert plugin_packages(AfterConfig(output="file:///out", judge=JudgeChoice(strategy="Toy"))) == {
         "judge.strategy": "toys 1.1"
     }
