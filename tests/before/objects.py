@@ -24,7 +24,7 @@ FLEETING = ("uid", "resourceVersion", "creationTimestamp", "generation", "ownerR
 
 def take(plane: ControlPlane, namespace: str) -> list[Object]:
     """Every object that a run left in a namespace, as the apiserver holds it; owners come before what they own."""
-    found: list[Object] = []
+    objects: list[Object] = []
     for kind in TAKEN:
         for item in plane.request("GET", collection_of(kind, namespace))["items"]:
             if not item["metadata"].get("ownerReferences") and kind not in KINDS:
@@ -32,8 +32,8 @@ def take(plane: ControlPlane, namespace: str) -> list[Object]:
             item["metadata"].pop("managedFields", None)
             if kind == "Secret":
                 item["data"] = dict.fromkeys(item["data"], DUMMY_KEY)
-            found.append({"kind": kind, **item})
-    return found
+            objects.append({"kind": kind, **item})
+    return objects
 
 
 def put(plane: ControlPlane, namespace: str, objects: list[Object]) -> dict[str, str]:
@@ -86,8 +86,8 @@ def _body(item: Object, uids: dict[str, str]) -> Object:
     text = json.dumps(body)
     for old, new in uids.items():
         text = text.replace(old, new)
-    found: Object = json.loads(text)
-    return found
+    item: Object = json.loads(text)
+    return item
 
 
 def _job(body: Object, uid: str) -> Object:
@@ -112,5 +112,5 @@ def _status(item: Object, generation: int) -> Object:
         return [renewed(one) for one in value] if isinstance(value, list) else value
 
     newest = item["metadata"]["generation"]
-    found: Object = renewed(item.get("status", {}))
-    return found
+    status: Object = renewed(item.get("status", {}))
+    return status

@@ -39,7 +39,7 @@ def record_digests(place: Path) -> None:
     manifests = {str(path.relative_to(ROOT)): path.read_text() for path in (*examples, HERE / "everything.yaml")}
     plans = {name: plan_manifest(text) for name, text in manifests.items()}
     stages = sorted({item.stage for plan in plans.values() for item in plan})
-    found = {
+    document = {
         "schemaVersions": {stage: schema_version(stage) for stage in stages},
         "manifests": manifests,
         "plans": {
@@ -56,7 +56,7 @@ def record_digests(place: Path) -> None:
             for name, plan in plans.items()
         },
     }
-    place.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    place.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
 
 
 def record_run(place: Path) -> None:
@@ -98,8 +98,8 @@ def record_objects(place: Path) -> None:
     with tempfile.TemporaryDirectory() as name, start_control_plane(Path(name, "plane")) as plane:
         plane.ctl("apply", "--server-side", "-f", str(ROOT / "crds"))
         plane.ctl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
-        found = {state: _objects_of(plane, state, Path(name)) for state in HELD}
-    place.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+        states = {state: _objects_of(plane, state, Path(name)) for state in HELD}
+    place.write_text(json.dumps(states, indent=1, sort_keys=True) + "\n")
 
 
 def _objects_of(plane: ControlPlane, state: str, folder: Path) -> list[dict[str, Any]]:
@@ -109,11 +109,11 @@ def _objects_of(plane: ControlPlane, state: str, folder: Path) -> list[dict[str,
     with scene(plane, state) as place, start_operator(account, folder, namespaces=[namespace]):
         place.make(RUN)
         place.until(lambda: held.stands(place), f"{held.job} at work")
-        found = take(plane, namespace)
+        objects = take(plane, namespace)
         place.player.release(held.job)
         place.until_done()
         place.judge()
-    return found
+    return objects
 
 
 RECORDERS: dict[str, tuple[Callable[[Path], None], Path]] = {

@@ -49,9 +49,9 @@ class Scene:
     folder: Path
 
     def status(self, kind: str, name: str) -> Object:
-        found = self.place.get(kind, name)
-        assert found is not None, f"{kind}/{name} is gone"
-        status: Object = found["status"]
+        item = self.place.get(kind, name)
+        assert item is not None, f"{kind}/{name} is gone"
+        status: Object = item["status"]
         return status
 
     def uids(self, kind: str) -> dict[str, str]:
@@ -64,8 +64,8 @@ class Scene:
 
     def attempts(self) -> dict[str, Object]:
         """Attempts of everything that makes any."""
-        found = {f"{kind}/{item['metadata']['name']}": item for kind in KINDS for item in self.place.all(kind)}
-        return {name: item["status"]["attempts"] for name, item in found.items() if item["status"].get("attempts")}
+        objects = {f"{kind}/{item['metadata']['name']}": item for kind in KINDS for item in self.place.all(kind)}
+        return {name: item["status"]["attempts"] for name, item in objects.items() if item["status"].get("attempts")}
 
     def finished(self) -> dict[str, Object]:
         """What the finished objects say of their work."""
@@ -80,9 +80,9 @@ def before(request: pytest.FixtureRequest, crds: ControlPlane, tmp_path: Path) -
         place.until(lambda: _there(crds, account), account)
         put(crds, place.namespace, RECORDED[state])
         recorded = {(item["kind"], item["metadata"]["name"]): item for item in RECORDED[state]}
-        found = Scene(place, HELD[state], recorded, tmp_path)
-        place.until(lambda: _at_work(found), f"{found.held.job} at work")
-        yield found
+        begun = Scene(place, HELD[state], recorded, tmp_path)
+        place.until(lambda: _at_work(begun), f"{begun.held.job} at work")
+        yield begun
         place.judge()
 
 
@@ -144,13 +144,13 @@ def check_models(before: Scene) -> None:
     assert [model["accuracy"].keys() for model in models] == [{"fresh"}] * 3
 
 
-def _at_work(found: Scene) -> bool:
+def _at_work(scene: Scene) -> bool:
     """Whether the stage that is held runs, and the server serves where it is to."""
-    place = found.place
+    place = scene.place
     pods = [pod for pod in place.all("Pod") if pod["spec"].get("nodeName") == place.player.node]
     running = [pod["metadata"]["name"] for pod in pods if pod["status"].get("phase") == "Running"]
     wanted = [
-        item for item in found.recorded.values() if item["kind"] == "Pod" and item["status"]["phase"] == "Running"
+        item for item in scene.recorded.values() if item["kind"] == "Pod" and item["status"]["phase"] == "Running"
     ]
     return len(running) == len(wanted) and all(_is_ready(pod) for pod in pods)
 

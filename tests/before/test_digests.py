@@ -33,8 +33,8 @@ def test_a_manifest_asks_for_the_same_work_as_before(manifest: str) -> None:
 def test_a_configuration_of_before_is_read_and_gives_the_same_digest(manifest: str) -> None:
     """A pod that a former operator started, or a file that somebody kept, still says what it said."""
     for item in PLANS[manifest]:
-        found = digest_of(item["stage"], item["configuration"])
-        assert _digest({**item, "digest": found}) == _digest(item), _name(item)
+        digest = digest_of(item["stage"], item["configuration"])
+        assert _digest({**item, "digest": digest}) == _digest(item), _name(item)
 
 
 @pytest.mark.parametrize("stage", sorted(RECORDED["schemaVersions"]))

@@ -49,8 +49,8 @@ class Finished:
 
     def inputs(self, name: str) -> dict[str, Any]:
         """What an artefact was made from, as its manifest says."""
-        found: dict[str, Any] = json.loads((self.artefacts / name / "manifest.json").read_text())["inputs"]
-        return found
+        inputs: dict[str, Any] = json.loads((self.artefacts / name / "manifest.json").read_text())["inputs"]
+        return inputs
 
     def identity(self, name: str) -> str:
         """By which digest later stages know an artefact."""
@@ -58,8 +58,8 @@ class Finished:
 
     def status(self, kind: str, name: str) -> dict[str, Any]:
         """The status of an object in the work folder."""
-        found: dict[str, Any] = json.loads((self.folder / "work" / "objects" / f"{kind}-{name}.json").read_text())
-        return dict(found["status"])
+        document: dict[str, Any] = json.loads((self.folder / "work" / "objects" / f"{kind}-{name}.json").read_text())
+        return dict(document["status"])
 
 
 @pytest.fixture(scope="module")

@@ -24,14 +24,14 @@ from tests.serving.checkpoints import checkpoint, random_model
 SERVER = "policy"
 ASK = """
 import json, sys, urllib.error, urllib.request
-found = {}
+statuses = {}
 for url, headers in json.loads(sys.argv[1]):
     try:
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=20) as answer:
-            found[url + json.dumps(headers)] = answer.status
+            statuses[url + json.dumps(headers)] = answer.status
     except urllib.error.HTTPError as error:
-        found[url + json.dumps(headers)] = error.code
-print(json.dumps(found))
+        statuses[url + json.dumps(headers)] = error.code
+print(json.dumps(statuses))
 """
 
 

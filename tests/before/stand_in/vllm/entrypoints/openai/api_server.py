@@ -53,8 +53,8 @@ def probe(index: int, ids: list[int]) -> dict[str, Any]:
     """The log-probabilities that the loaded model must give to a probe."""
     probes = json.loads((FOLDER[0].parent / "fingerprint.json").read_text())["probes"]
     values = next(item["new"] for item in probes if item["ids"][: len(ids)] == ids)
-    told = [{str(token): {"logprob": value}} for token, value in zip(ids[1:], values, strict=False)]
-    return {"index": index, "prompt_logprobs": [None, *told]}
+    values_of_tokens = [{str(token): {"logprob": value}} for token, value in zip(ids[1:], values, strict=False)]
+    return {"index": index, "prompt_logprobs": [None, *values_of_tokens]}
 
 
 def complete(body: dict[str, Any], index: int) -> dict[str, Any]:
