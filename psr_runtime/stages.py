@@ -90,7 +90,7 @@ def makers(makes: Makes) -> tuple[str, ...]:
     return tuple(stage.name for stage in STAGES.values() if stage.makes is makes)
 
 
-SFT = register(
+register(
     Stage(
         "sft",
         "fine-tune M0 to M1",
@@ -102,7 +102,7 @@ SFT = register(
         working=("resume",),
     )
 )
-SEARCH = register(
+register(
     Stage(
         "search",
         "search and judge steps",
@@ -114,7 +114,7 @@ SEARCH = register(
         working=("log",),
     )
 )
-MERGE = register(
+register(
     Stage(
         "merge",
         "join the shards of a search",
@@ -124,7 +124,7 @@ MERGE = register(
         "psr_runtime.search.merge:run",
     )
 )
-STEP_DPO = register(
+register(
     Stage(
         "step-dpo",
         "train M(i) to M(i+1)",
@@ -136,7 +136,7 @@ STEP_DPO = register(
         working=("resume",),
     )
 )
-EVALUATE = register(
+register(
     Stage(
         "evaluate",
         "accuracy of a model",
@@ -147,7 +147,7 @@ EVALUATE = register(
         working=("log",),
     )
 )
-REPORT = register(
+register(
     Stage(
         "report",
         "HTML report over a run",
@@ -157,7 +157,7 @@ REPORT = register(
         "psr_runtime.report.stage:run",
     )
 )
-PRUNE = register(
+register(
     Stage(
         "prune",
         "remove weights that nobody reads any more",

@@ -17,8 +17,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from psr_runtime.artefacts.manifest import MANIFEST, FileEntry, InputEntry, Manifest, below, other_digest, read_manifest
-from psr_runtime.artefacts.publishing import CLAIM, claim, conclude, content_of, entries_of, send
+from psr_runtime.artefacts.manifest import MANIFEST, FileEntry, InputEntry, Manifest, below, read_manifest
+from psr_runtime.artefacts.publishing import CLAIM, claim, conclude, content_of, entries_of, expected, send
 from psr_runtime.protocol.errors import DataError, Interrupted
 from psr_runtime.storage import NotFound, Storage, join, name_below
 
@@ -64,8 +64,7 @@ def publish_part(
     _check_numbers(rank, ranks, content)
     published = read_manifest(storage, uri)
     if published is not None:
-        if published.digest != digest:
-            raise DataError(other_digest(uri, digest, published.digest))
+        expected(uri, digest, published)
         return None
     entries = entries_of(folder)
     for entry in entries:
@@ -122,9 +121,7 @@ def publish_parts(
     _check_numbers(0, ranks, content)
     published = read_manifest(storage, uri)
     if published is not None:
-        if published.digest != digest:
-            raise DataError(other_digest(uri, digest, published.digest))
-        return published
+        return expected(uri, digest, published)
     parts = _wait(storage, uri, ranks, content, digest, wait_seconds, stop or threading.Event())
     root = parts[0].root
     entries = _joined(uri, parts)

@@ -64,7 +64,7 @@ def publish(
     """
     published = read_manifest(storage, uri)
     if published is not None:
-        return _expected(uri, digest, published)
+        return expected(uri, digest, published)
     entries = entries_of(folder)
     for name in {MANIFEST, CLAIM} & {entry.path for entry in entries}:
         raise ValueError(f"stage {stage} has a file {name}; that name is taken")
@@ -86,7 +86,12 @@ def publish(
     return conclude(storage, uri, manifest)
 
 
-def _expected(uri: str, digest: str, published: Manifest) -> Manifest:
+def expected(uri: str, digest: str, published: Manifest) -> Manifest:
+    """The manifest that stands at `uri`, where it is that of this digest.
+
+    Raises:
+        DataError: it is another digest's.
+    """
     if published.digest != digest:
         raise DataError(other_digest(uri, digest, published.digest))
     return published
@@ -166,7 +171,7 @@ def conclude(storage: Storage, uri: str, manifest: Manifest) -> Manifest:
             for entry in manifest.files:
                 storage.delete(join(uri, entry.path))
     clear_claim(storage, uri, published)
-    return _expected(uri, manifest.digest, published)
+    return expected(uri, manifest.digest, published)
 
 
 def clear_claim(storage: Storage, uri: str, published: Manifest) -> None:

@@ -58,12 +58,11 @@ def misses_pruned(server: Resource, model: str, prefix: str) -> bool:
 
 def with_own_server(resource: Asking, plan: Plan) -> Plan:
     """Add the server that the object brings for itself, wanted until the work is done."""
-    if resource.spec.server.inline is None:
+    template = resource.spec.server.inline
+    if template is None:
         return plan
     status = plan.status
     ended = status.holds("Ready") or status.failure is not None or status.holds("Suspended")
-    template = resource.spec.server.inline
-    template = resource.spec.server.inline
     server = child_server(resource, server_name(resource), template, resource.spec.model, active=not ended)
     return replace(plan, children=(*plan.children, server))
 
