@@ -30,7 +30,7 @@ dev: $(DEV)/ready ## for whoever changes the code: environment, git hooks, lint,
 	$(MAKE) --no-print-directory lint
 	$(DEV)/bin/python -m pytest -n 2 -m "not engine and not cluster and not programs" $(QUICK)
 QUICK := tests/test_house.py tests/test_environments.py tests/test_words.py tests/api tests/docs tests/doors tests/planner \
-  tests/records tests/render tests/report tests/stage
+  tests/prompts tests/records tests/render tests/report tests/stage
 
 demo: $(CPU)/ready $(OUT)/volume/input/about.json ## run the whole loop on this machine: M1 to M4, a table, a report
 	$(CPU)/bin/psr run -f examples/demo/run.yaml --workdir $(OUT)/work $(MOUNT)

@@ -25,6 +25,9 @@ FILES = (
 )
 """What of a model folder makes a tokenizer."""
 
+GENERATION = ("generation_config.json", "config.json")
+"""Files that name ids which end a text; the first one that is there counts."""
+
 
 class Tokenizer:
     """Ids and text of one model.
@@ -33,9 +36,15 @@ class Tokenizer:
         folder: a Hugging Face folder.
         chat_template: used instead of the folder's own.
 
+    Attributes:
+        digest, template_digest: of the vocabulary, and of the chat template's source.
+        eos_ids: every token that ends an assistant's turn: what the chat template puts after its message, then the
+            tokenizer's EOS, then those of generation_config.json. A base model's EOS ends documents, and its template
+            ends turns with another token; both stop sampling, and the first is what SFT teaches.
+
     Raises:
         InputMissing: the folder holds no tokenizer.
-        DataError: it cannot be read, or has no chat template and none is given.
+        DataError: it cannot be read, has no chat template and none is given, or no token ends a turn.
     """
 
     def __init__(self, folder: Path, chat_template: str | None = None) -> None:
@@ -48,7 +57,14 @@ class Tokenizer:
             raise DataError(f"{folder}: the tokenizer has no chat template; set model.chatTemplate")
         self.digest = tokenizer_digest(folder)
         self.template_digest = "sha256:" + hashlib.sha256(str(self.inner.chat_template).encode()).hexdigest()
-        self.eos_ids = _eos_ids(folder, self.inner)
+        named = _eos_ids(folder, self.inner)
+        end = self._turn_end()
+        self.eos_ids = list(dict.fromkeys([*([end] if end is not None else []), *named]))
+        if not self.eos_ids:
+            raise DataError(
+                f"{folder}: neither the chat template nor the tokenizer names a token that ends a turn; set eos_token "
+                "in tokenizer_config.json"
+            )
 
     def prompt_ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """Ids of a chat prompt that ends where the assistant's turn begins. Tokenised once, never re-rendered."""
@@ -78,8 +94,24 @@ class Tokenizer:
 
     @property
     def eos_id(self) -> int:
-        """The token that ends an assistant's turn."""
+        """The token that ends an assistant's turn, the one that a model learns to end with."""
         return self.eos_ids[0]
+
+    def _turn_end(self) -> int | None:
+        """The special token that the chat template puts right after an assistant's message; None where it puts none.
+
+        A template that takes no assistant's message, or changes it, says nothing either.
+        """
+        mark = "Step 1: 1"
+        messages = [{"role": "user", "content": "1"}, {"role": "assistant", "content": mark}]
+        try:
+            text: str = self.inner.apply_chat_template(messages, tokenize=False)
+        except Exception:  # jinja raises whatever a template asks it to
+            return None
+        _, there, after = text.rpartition(mark)
+        ids = self.encode(after.lstrip()) if there else []
+        special = set(self.inner.all_special_ids) | set(self.inner.added_tokens_decoder)
+        return ids[0] if ids and ids[0] in special else None
 
 
 def tokenizer_digest(folder: Path) -> str:
@@ -93,6 +125,12 @@ def tokenizer_digest(folder: Path) -> str:
 
 
 def _load(folder: Path) -> Any:
+    """transformers' tokenizer of a folder.
+
+    Raises:
+        DataError: it cannot be read; the message says what to do.
+    """
+    # The libraries raise what comes first: KeyError, AttributeError, ImportError, and bare Exception from Rust.
     try:
         if (folder / "tokenizer.json").is_file():
             from transformers import PreTrainedTokenizerFast
@@ -100,18 +138,37 @@ def _load(folder: Path) -> Any:
             return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{folder}: the tokenizer cannot be read ({error})") from error
+        loaded = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        if (folder / "tokenizer.json").is_file():
+            advice = "fetch tokenizer.json and tokenizer_config.json again, they are cut off or need newer libraries"
+        else:
+            advice = "give the folder a tokenizer.json: load it with AutoTokenizer where it works, and save_pretrained"
+        raise DataError(f"{folder}: the tokenizer cannot be read ({why}); {advice}") from error
+    if not callable(getattr(loaded, "apply_chat_template", None)):
+        raise DataError(
+            f"{folder}: the tokenizer cannot be read (it is none of text); give the folder a tokenizer.json"
+        )
+    return loaded
 
 
 def _eos_ids(folder: Path, tokenizer: Any) -> list[int]:
-    """Ids that end a turn: the tokenizer's EOS first, then those of generation_config.json."""
+    """The tokenizer's EOS, then what generation_config.json names; of a folder without it, what config.json names.
+
+    Raises:
+        DataError: such a file is no JSON, or names something else than token ids.
+    """
     ids = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-    path = folder / "generation_config.json"
-    if path.is_file():
-        more = json.loads(path.read_text()).get("eos_token_id")
-        ids += more if isinstance(more, list) else [more] if more is not None else []
-    if not ids:
-        raise DataError(f"{folder}: the tokenizer names no EOS token; set eos_token in tokenizer_config.json")
-    return list(dict.fromkeys(ids))
+    path = next((folder / name for name in GENERATION if (folder / name).is_file()), None)
+    if path is not None:
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            more = document.get("eos_token_id")
+        except (ValueError, AttributeError) as error:
+            raise DataError(f"{path}: not a JSON object ({error}); fetch the file again") from error
+        more = more if isinstance(more, list) else [more] if more is not None else []
+        if not all(isinstance(item, int) for item in more):
+            raise DataError(f"{path}: eos_token_id is {more}; expected a token id, or a list of them")
+        ids += more
+    return ids

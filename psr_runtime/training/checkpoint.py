@@ -87,7 +87,8 @@ def _generation_defaults(parent: Path) -> dict[str, Any]:
         defaults: dict[str, Any] = json.loads(place.read_text())
         return defaults
     config = json.loads((parent / "config.json").read_text())
-    return {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if config.get(name)}
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return {name: config[name] for name in names if config.get(name) is not None}
 
 
 def _amend(path: Path, values: dict[str, Any]) -> None:

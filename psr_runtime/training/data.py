@@ -123,27 +123,12 @@ def solution_text(steps: Sequence[str]) -> str:
     return "\n".join(step.rstrip() for step in steps)
 
 
-def turn_end(tokenizer: Tokenizer) -> int:
-    """The token by which the chat template ends an assistant's turn.
-
-    It need not be the tokenizer's EOS: base models name the end of a document there, while their template ends
-    turns with a token of its own. The tokenizer's EOS is taken where the template adds no special token.
-    """
-    mark = "Step 1: 1"
-    messages = [{"role": "user", "content": "1"}, {"role": "assistant", "content": mark}]
-    text: str = tokenizer.inner.apply_chat_template(messages, tokenize=False)
-    after = tokenizer.encode(text.rpartition(mark)[2].lstrip())
-    special = set(tokenizer.inner.all_special_ids) | set(tokenizer.inner.added_tokens_decoder)
-    return after[0] if after and after[0] in special else tokenizer.eos_id
-
-
 def _samples(prompts: list[str], responses: list[str], tokenizer: Tokenizer, limit: Limit, source: str) -> list[Sample]:
-    end = turn_end(tokenizer)
     samples = []
     for number, (prompt, response) in enumerate(
         zip(_encode_all(prompts, tokenizer), _encode_all(responses, tokenizer), strict=True), 1
     ):
-        sample = Sample(prompt, [*response, end])
+        sample = Sample(prompt, [*response, tokenizer.eos_id])
         limit.check(sample, source, number)
         samples.append(sample)
     return samples

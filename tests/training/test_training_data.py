@@ -12,7 +12,7 @@ from psr_runtime.config import SFTStage, StepDPOStage
 from psr_runtime.prompts.tokens import Tokenizer
 from psr_runtime.protocol.errors import DataError
 from psr_runtime.storage import Storage, file_uri
-from psr_runtime.training.data import Limit, policy_pairs, sft_samples, solution_text, turn_end
+from psr_runtime.training.data import Limit, policy_pairs, sft_samples, solution_text
 from psr_runtime.training.layouts.pairs import Pairs, PairSample
 from tests.training.tiny_models import PROMPTS, encode, make_pairs, write_eft, write_ift, write_pairs
 
@@ -50,11 +50,11 @@ def test_steps_end_in_one_newline_each_but_the_last() -> None:
 
 
 def test_the_end_of_a_turn_is_what_the_template_writes_not_the_end_of_a_document(qwen: Path) -> None:
-    assert turn_end(Tokenizer(qwen)) == encode("<eos>")[0]
+    assert Tokenizer(qwen).eos_id == encode("<eos>")[0]
     chat = "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %} <user>\n{% endif %}{% endfor %}"
-    assert turn_end(Tokenizer(qwen, chat)) == encode("<user>")[0]
+    assert Tokenizer(qwen, chat).eos_id == encode("<user>")[0]
     plain = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
-    assert turn_end(Tokenizer(qwen, plain)) == encode("<eos>")[0]
+    assert Tokenizer(qwen, plain).eos_id == encode("<eos>")[0]
 
 
 def samples_of(config: StepDPOStage, tokenizer: Tokenizer) -> list[PairSample]:

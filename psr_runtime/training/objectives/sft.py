@@ -10,7 +10,7 @@ from torch import Tensor
 from psr_runtime.config import SFTStage
 from psr_runtime.config.results import SFTResult, TrainingResult
 from psr_runtime.stage import StageContext
-from psr_runtime.training.data import sft_samples, turn_end
+from psr_runtime.training.data import sft_samples
 from psr_runtime.training.likelihood import response_logprobs
 from psr_runtime.training.objectives import Policy
 from psr_runtime.training.probes import pick
@@ -37,8 +37,7 @@ class SupervisedFineTuning:
         sequential = config.training.mixing == "Sequential"
         self.groups: Sequence[int] | None = [len(self._ift), len(self._eft)] if sequential else None
         self.tokens = sum(self.lengths)
-        end = turn_end(policy.tokenizer)
-        self.eos_ids: Sequence[int] | None = [end, *(token for token in policy.tokenizer.eos_ids if token != end)]
+        self.eos_ids: Sequence[int] | None = policy.tokenizer.eos_ids
 
     def begin(self, model: Any, updates: Updates) -> None:
         """Nothing is computed before."""
