@@ -28,6 +28,7 @@ def figures() -> set[str]:
     metrics.failures.labels("SFTJob")
     metrics.writes.labels("create")
     metrics.objects.labels("SFTJob")
+    metrics.answers.labels("team")
     progress = Progress("search")
     progress.start(10, "questions")
     progress.advance(1)

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
+
 from harness.control_plane.paths import collection_of
 from psr_operator.backends import load_all
 from psr_operator.backends.job import JOB
@@ -44,12 +46,12 @@ def test_what_went_between_the_first_list_and_the_watch_is_found() -> None:
     path = collection_of("StepDPOJob", None)
     lists.objects[path] = [stays, goes]
     informer = watching(lists)
-    asyncio.run(informer.list_everything([None]))
+    asyncio.run(informer.take_in(None))
     assert informer.unconfirmed == {stays["metadata"]["uid"], goes["metadata"]["uid"]}
     lists.objects[path] = [stays]
     informer.own(stays, gone=False)  # kopf's own list
     assert informer.unconfirmed == {goes["metadata"]["uid"]}
-    assert asyncio.run(informer.find_vanished([None])) == 1
+    assert asyncio.run(informer.find_vanished(None)) == 1
     assert informer.unconfirmed == set()
     assert informer.store.get(key_of(goes)) is None
 
@@ -58,7 +60,7 @@ def test_what_kopf_lists_and_is_known_already_is_not_looked_at_again() -> None:
     lists, raw = Lists(), training(1)
     lists.objects[collection_of("StepDPOJob", None)] = [raw]
     informer = watching(lists)
-    asyncio.run(informer.list_everything([None]))
+    asyncio.run(informer.take_in(None))
     (jobs,) = [of for of in informer.dependents() if of.kind == JOB]
     listed = raw_job(raw["metadata"]["uid"])
     informer.dependent(jobs, listed, gone=False, listed=True)
@@ -73,10 +75,10 @@ def test_a_back_end_whose_kinds_the_cluster_does_not_have_is_left_out() -> None:
     """Else the first list would fail, and with it the whole operator."""
     lists = Lists()
     informer = watching(lists)
-    asyncio.run(informer.list_everything([None]))
+    asyncio.run(informer.find_backends())
     assert JOB in [of.kind for of in informer.dependents()]
     lists.kinds = ("cronjobs",)
-    asyncio.run(informer.list_everything([None]))
+    asyncio.run(informer.find_backends())
     assert [of.kind.kind for of in informer.dependents()] == ["Deployment", "Pod"]
 
 
@@ -85,3 +87,16 @@ async def taken(queue: WorkQueue) -> Any:
     key = await queue.take()
     queue.done(key)
     return key
+
+
+def test_an_object_that_cannot_be_read_stops_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    lists, raw = Lists(), training(1)
+    good = raw_job(raw["metadata"]["uid"])
+    odd = {**good, "metadata": {**good["metadata"], "name": "odd", "uid": "uid-odd"}, "spec": {"completions": "many"}}
+    lists.objects[collection_of("StepDPOJob", None)] = [raw]
+    lists.objects[collection_of(JOB, None)] = [odd, good]
+    informer = watching(lists)
+    for _ in range(2):
+        asyncio.run(informer.take_in(None))
+    assert set(informer.store.workloads.by_uid) == {good["metadata"]["uid"]}
+    assert caplog.text.count("odd is left out") == 1

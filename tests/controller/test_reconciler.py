@@ -44,7 +44,7 @@ class World:
         self.created: list[Key] = []
         client: Any = self.client
         self.prober = Prober(client, self.store, self.queue, lambda: 0.0, lambda _: None)
-        self.informer = Informer(client, self.store, self.queue, self.prober, load_all())
+        self.informer = Informer(client, self.store, self.queue, self.prober, load_all(), listed={None})
         writer = Writer(client, self.store, Settings("runtime:1", "inference:1"), self.informer.changed)
         self.reconciler = Reconciler(
             client, self.store, writer, self.prober, self.informer, lambda: self.now, self.created.append

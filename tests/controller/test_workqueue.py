@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from psr_operator.controller.workqueue import FIRST_PAUSE, LONGEST_PAUSE, Key, WorkQueue
+from psr_operator.controller.workqueue import FIRST_PAUSE, LONGEST_PAUSE, MOST_OF_A_NAMESPACE, Key, WorkQueue
 
 RUNNER = asyncio.Runner()
 """A queue lives in one event loop."""
@@ -117,3 +117,16 @@ def test_it_tells_since_when_there_was_something_to_look_at() -> None:
     clock.now = 7
     assert {taken(queue), taken(queue)} == {A, B}
     assert (queue.since(A), queue.since(B)) == (1, 5)
+
+
+def test_one_namespace_does_not_take_every_worker() -> None:
+    """Its reconciliations may take long, when an admission webhook does not answer say."""
+    queue = WorkQueue(lambda: 0.0)
+    crowd = [Key("SFTJob", "crowded", f"job-{number}") for number in range(MOST_OF_A_NAMESPACE + 1)]
+    alone = Key("SFTJob", "quiet", "job")
+    for key in (*crowd, alone):
+        queue.add(key)
+    assert [taken(queue) for _ in range(MOST_OF_A_NAMESPACE + 2)] == [*crowd[:-1], alone, None]
+    queue.done(crowd[0])
+    assert taken(queue) == crowd[-1]
+    assert len(queue) == 0

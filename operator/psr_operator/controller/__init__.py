@@ -4,6 +4,7 @@
 | --- | --- |
 | `process.py` | the operator's process: lease, first list, watches, workers, the end |
 | `kopf_adapter.py` | kopf: credentials and watches |
+| `namespaces.py` | which namespaces answer; each is listed, watched and compared by itself |
 | `informer.py` | what an event leads to: the store changes, keys go to the queue; the search for what vanished |
 | `store.py`, `facts.py` | what is known of our objects, and of Workloads, Deployments and pods |
 | `workqueue.py` | which object is reconciled next |

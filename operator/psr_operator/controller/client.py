@@ -1,5 +1,8 @@
 """The apiserver as the controller uses it: JSON over one aiohttp session.
 
+Watches have connections of their own (`for_watches`): each takes one for as long as it lasts, and there is one a kind
+and namespace. Of a bounded number they would leave none to a write or to the renewal of the Lease.
+
 Kept small on purpose: importing the official client costs the operator as much memory as a thousand iterations.
 """
 
@@ -15,6 +18,8 @@ import aiohttp
 
 FIELD_MANAGER = "psr-operator"
 REQUEST_SECONDS = 30.0
+CONNECTIONS = 64
+"""Requests at the same time, watches not counted."""
 PAGE = 100
 WRITING = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
 """A field that the apiserver does not know is an error, not something to be dropped: manifests hold free-form parts."""
@@ -82,19 +87,30 @@ class Client:
         self.on_write: Callable[[str], None] = lambda _verb: None
         connection = login()
         self.server = connection.server.rstrip("/")
-        self.session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=64, ssl=connection.tls or False),
-            headers={**connection.headers, "User-Agent": "psr-operator"},
+        self._tls = connection.tls or False
+        self._headers = {**connection.headers, "User-Agent": "psr-operator"}
+        self.session = self._session(CONNECTIONS)
+        self.default_namespace = connection.default_namespace
+
+    def _session(self, connections: int) -> aiohttp.ClientSession:
+        """A session with connections of its own; 0 for as many as it takes."""
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=connections, ssl=self._tls),
+            headers=self._headers,
             timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS),
         )
-        self.default_namespace = connection.default_namespace
+
+    def for_watches(self) -> aiohttp.ClientSession:
+        """Another session, without a bound; whoever asks for it closes it."""
+        return self._session(0)
 
     async def close(self) -> None:
         await self.session.close()
 
     def renew(self) -> None:
         """Read the credentials again: a service account's token is exchanged every hour."""
-        self.session.headers.update(self._login().headers)
+        self._headers.update(self._login().headers)
+        self.session.headers.update(self._headers)
 
     async def get(self, path: str) -> dict[str, Any] | None:
         """An object, None where there is none."""

@@ -1,8 +1,8 @@
 """What events lead to: they change the store and put keys into the queue; nothing is decided here.
 
-Before any watch begins, everything is listed once, page by page: a planner that does not see a Workload yet would make
-it again. A watch that begins anew never tells what went meanwhile, so what is known is compared with lists of
-everything from time to time.
+Before a namespace is watched, everything in it is listed once, page by page: a planner that does not see a Workload yet
+would make it again. A watch that begins anew never tells what went meanwhile, so what is known is compared with lists
+of everything from time to time. Who lists and watches when is in `namespaces.py`.
 """
 
 from __future__ import annotations
@@ -50,12 +50,13 @@ class Dependents:
     index: Indexer[Any]
     backend: Backend[Any] | None = None
 
-    def known(self) -> set[str]:
-        """uids of the objects of this kind that are known."""
-        if self.backend is None:
-            return set(self.index.by_uid)
+    def known(self, namespace: str | None = None) -> set[str]:
+        """uids of the objects of this kind that are known, of one namespace or of all."""
         return {
-            uid for uid, facts in self.index.by_uid.items() if facts.backend is self.backend and facts.kind == self.kind
+            uid
+            for uid, facts in self.index.by_uid.items()
+            if namespace in (None, facts.labels.namespace)
+            if self.backend is None or (facts.backend is self.backend and facts.kind == self.kind)
         }
 
 
@@ -67,6 +68,7 @@ class Informer:
         unconfirmed: uids of what was listed before the watches began and no event has spoken of yet. Each watch lists
             again, so in the end only those are left that went in between.
         backends: whose kinds are watched.
+        listed: namespaces that were listed (None: all), so that what is not known there does not exist.
     """
 
     client: Client
@@ -75,6 +77,8 @@ class Informer:
     prober: Prober
     backends: Sequence[Backend[Any]]
     unconfirmed: set[str] = field(default_factory=set)
+    listed: set[str | None] = field(default_factory=set)
+    _unreadable: set[str] = field(default_factory=set)
 
     def dependents(self) -> Iterator[Dependents]:
         """What is watched beside our own kinds: the kinds of the back ends, Deployments and pods."""
@@ -115,7 +119,7 @@ class Informer:
 
     def dependent(self, of: Dependents, raw: Raw, *, gone: bool, listed: bool = False) -> None:
         """An object that one of ours owns was listed, changed, or is gone."""
-        facts = of.facts_of(raw)
+        facts = self._facts(of, raw)
         if facts is None:
             return
         self.unconfirmed.discard(facts.uid)
@@ -127,6 +131,17 @@ class Informer:
         if isinstance(facts, PodFacts) and facts.server and not facts.ready:
             self.prober.ask_soon(facts.labels.uid)
         self._reconcile_owner(facts.labels, SETTLE_SECONDS if self._decides(facts) else UNDER_WAY_SECONDS)
+
+    def _facts(self, of: Dependents, raw: Raw) -> Any:
+        """The facts of an object. One that cannot be read is said once and left out: it must not stop the others."""
+        try:
+            return of.facts_of(raw)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            meta = raw["metadata"]
+            if meta["uid"] not in self._unreadable:
+                self._unreadable.add(meta["uid"])
+                log.warning("%s %s/%s is left out: %r", of.kind.kind, meta.get("namespace"), meta["name"], error)
+            return None
 
     def _drop(self, of: Dependents, facts: WorkloadFacts | PodFacts | DeploymentFacts) -> None:
         of.index.drop(facts.uid)
@@ -156,14 +171,9 @@ class Informer:
 
     # --- lists of everything
 
-    async def list_everything(self, namespaces: Sequence[str | None]) -> None:
-        """Take in what exists, before the watches begin. Arguments: see `find_vanished`.
-
-        Back ends whose kinds this cluster does not have are left out from here on.
-        """
+    async def find_backends(self) -> None:
+        """Leave out the back ends whose kinds this cluster does not have."""
         self.backends = [backend for backend in self.backends if await self._is_served(backend)]
-        await self.find_vanished(namespaces)
-        self.unconfirmed = set(self.store.uids())
 
     async def _is_served(self, backend: Backend[Any]) -> bool:
         """Whether the apiserver knows the kinds of a back end."""
@@ -174,30 +184,56 @@ class Informer:
                 return False
         return True
 
-    async def find_vanished(self, namespaces: Sequence[str | None]) -> int:
-        """Compare what is known with lists of everything.
+    async def take_in(self, namespace: str | None) -> None:
+        """Take in what exists in a namespace (None: everywhere), before its watches begin.
 
-        Args:
-            namespaces: that are watched; [None] for all.
+        Raises:
+            Refused, Unreachable: it cannot be listed now; nothing of it is looked at before it was.
+        """
+        self.listed.discard(namespace)
+        await self.find_vanished(namespace)
+        self.unconfirmed |= set(self.store.uids(namespace))
+        self.listed.add(namespace)
+
+    def knows(self, namespace: str) -> bool:
+        """Whether a namespace was listed, so that what is not known in it is not there."""
+        return None in self.listed or namespace in self.listed
+
+    def forget(self, namespace: str | None) -> None:
+        """Forget a namespace that does not answer any more: what is known of it may be old."""
+        self.listed.discard(namespace)
+        for uid in list(self.store.uids(namespace)):
+            self.unconfirmed.discard(uid)
+        for key in self.store.keys(namespace):
+            self.store.drop(key)
+            self.queue.forget(key)
+        for of in self.dependents():
+            for uid in of.known(namespace):
+                self._drop(of, of.index.by_uid[uid])
+
+    async def find_vanished(self, namespace: str | None) -> int:
+        """Compare what is known of a namespace (None: everywhere) with lists of everything.
 
         Returns:
             How many objects were gone.
+
+        Raises:
+            Refused, Unreachable: a list was refused; what had been compared before stays so.
         """
         vanished = 0
         for kind in KINDS:
-            vanished += await self._compare_own(kind, namespaces)
+            vanished += await self._compare_own(kind, namespace)
         for of in self.dependents():
-            vanished += await self._compare_dependents(of, namespaces)
+            vanished += await self._compare_dependents(of, namespace)
         return vanished
 
-    async def _compare_own(self, kind: str, namespaces: Sequence[str | None]) -> int:
-        before = self.store.of_kind(kind)
+    async def _compare_own(self, kind: str, namespace: str | None) -> int:
+        before = {key for key in self.store.keys(namespace) if key.kind == kind}
         listed = set()
-        for namespace in namespaces:
-            async for item in self.client.items(collection_of(kind, namespace)):
-                raw = {**item, "kind": kind}
-                self.own(raw, gone=False)
-                listed.add(key_of(raw))
+        async for item in self.client.items(collection_of(kind, namespace)):
+            raw = {**item, "kind": kind}
+            self.own(raw, gone=False)
+            listed.add(key_of(raw))
         vanished = 0
         for key in before - listed:
             entry = self.store.drop(key)
@@ -208,17 +244,16 @@ class Informer:
                 self.changed(key, entry, itself=False)
         return vanished
 
-    async def _compare_dependents(self, of: Dependents, namespaces: Sequence[str | None]) -> int:
-        before = of.known()
+    async def _compare_dependents(self, of: Dependents, namespace: str | None) -> int:
+        before = of.known(namespace)
         listed = set()
-        for namespace in namespaces:
-            async for raw in self.client.items(collection_of(of.kind, namespace), of.kind.selector):
-                facts = of.facts_of(raw)
-                if facts is None:
-                    continue
-                listed.add(facts.uid)
-                if of.index.put(facts):
-                    self._reconcile_owner(facts.labels, SETTLE_SECONDS)
+        async for raw in self.client.items(collection_of(of.kind, namespace), of.kind.selector):
+            facts = self._facts(of, raw)
+            if facts is None:
+                continue
+            listed.add(facts.uid)
+            if of.index.put(facts):
+                self._reconcile_owner(facts.labels, SETTLE_SECONDS)
         vanished = 0
         for uid in before - listed:
             facts = of.index.by_uid.get(uid)

@@ -3,17 +3,17 @@
 Each event goes to the informer and that is all: kopf's handlers leave no annotation or finalizer on anything, and what
 kopf could keep of an object (diffs, retries, peers, events) is turned off. Its own barrier before the first event, an
 index, would hold every object and a task for each of them until the last one is listed: 40 KB an object. So
-`Informer.list_everything` lists before.
+`Informer.take_in` lists before. There is one kopf a namespace: one that is gone or forbidden ends no other's watch.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import aiohttp
 import kopf
 from kopf._core.engines.peering import Identity  # else kopf asks for the user's name, which a pod has none of
 from kopf._core.reactor.inventory import ResourceMemories, ResourceMemory  # no public switch turns its notes off
@@ -21,6 +21,16 @@ from kopf._core.reactor.inventory import ResourceMemories, ResourceMemory  # no 
 from psr_operator.api import GROUP, KINDS, VERSION
 from psr_operator.controller.client import Client, Connection, NoCredentials
 from psr_operator.controller.informer import Dependents, Informer
+
+SAID_AT_THE_END = ("_cogs.clients", "_core.reactor.queueing", "_core.reactor.orchestration", "_core.reactor.running")
+"""Parts of kopf that log what they then raise, once for every watch. `watch` raises it, and its caller says it once."""
+
+
+def quieten() -> None:
+    """Keep kopf's warnings in the log, and what is said elsewhere out of it."""
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    for part in SAID_AT_THE_END:
+        logging.getLogger(f"kopf.{part}").setLevel(logging.CRITICAL)
 
 
 def login_from(kubeconfig: str | None) -> Callable[[], Connection]:
@@ -57,7 +67,8 @@ def register(registry: kopf.OperatorRegistry, client: Client, informer: Informer
     """Tell kopf how to log in, what to watch, and where events go."""
 
     @kopf.on.login(registry=registry)
-    def log_in(**_: Any) -> kopf.AiohttpSession:
+    async def log_in(**_: Any) -> kopf.AiohttpSession:
+        await asyncio.to_thread(client.renew)
         return _session(client)
 
     for name, kind in KINDS.items():
@@ -82,43 +93,47 @@ def _watch_dependents(registry: kopf.OperatorRegistry, informer: Informer, of: D
 
 
 def _session(client: Client) -> kopf.AiohttpSession:
-    """A session for kopf over the client's connections; kopf closes it at its end and whenever it is refused (401)."""
-    client.renew()
-    session = aiohttp.ClientSession(
-        connector=client.session.connector,
-        connector_owner=False,
-        headers=client.session.headers,
-        timeout=client.session.timeout,
-    )
+    """A session for kopf with connections of its own; kopf closes it at its end and whenever it is refused (401)."""
     return kopf.AiohttpSession(
-        server=client.server, aiohttp_session=session, default_namespace=client.default_namespace
+        server=client.server, aiohttp_session=client.for_watches(), default_namespace=client.default_namespace
     )
 
 
 async def watch(
-    client: Client, informer: Informer, *, identity: str, namespaces: Sequence[str], on_start: Callable[[], None]
+    client: Client, informer: Informer, *, identity: str, namespace: str | None, on_start: Callable[[], None]
 ) -> None:
-    """Watch until cancelled.
+    """Watch until cancelled, or until a watch is refused. There may be several at a time, one a namespace.
 
     Args:
-        namespaces: empty for the whole cluster.
+        namespace: None for the whole cluster.
         on_start: called once kopf has begun; it has taken over the signals by then.
+
+    Raises:
+        Exception: whatever ended kopf; it has nothing under way any more.
     """
     registry = kopf.OperatorRegistry()
     register(registry, client, informer)
-    others = asyncio.all_tasks()
     tasks = await kopf.spawn_tasks(
         registry=registry,
         settings=settings_for(informer),
         memories=NoMemories(),
         identity=Identity(identity),
         standalone=True,
-        clusterwide=not namespaces,
-        namespaces=list(namespaces),
+        clusterwide=namespace is None,
+        namespaces=[namespace] if namespace is not None else [],
         stop_flag=asyncio.Event(),
     )
     on_start()
-    await kopf.run_tasks(tasks, ignored=others)
+    # Not `kopf.run_tasks`: at its end it cancels every task of the process, those of other namespaces too.
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        raise RuntimeError(f"kopf ended: {', '.join(task.get_name() for task in done)}")
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class NoMemories(ResourceMemories):
@@ -150,6 +165,8 @@ def settings_for(informer: Informer) -> kopf.OperatorSettings:
     settings.peering.standalone = True
     settings.scanning.disabled = True
     settings.networking.request_timeout = 8
+    settings.networking.error_backoffs = (1, 2)  # then it ends, and whoever called `watch` looks why
+    settings.process.ultimate_exiting_timeout = None  # a kopf that ends is not the end of this process
     settings.watching.server_timeout = 600
     settings.watching.client_timeout = 660
     settings.watching.chunk_size = 100

@@ -35,6 +35,12 @@ class Metrics:
         self.queue = Gauge("psr_queue_length", "Objects that wait to be reconciled", registry=self.registry)
         self.leader = Gauge("psr_leader", "1 while this replica leads", registry=self.registry)
         self.objects = Gauge("psr_objects", "Objects known, by kind", ["kind"], registry=self.registry)
+        self.answers = Gauge(
+            "psr_namespace_answers",
+            "1 while a namespace is served, 0 while it is skipped since it is gone or forbidden",
+            ["namespace"],
+            registry=self.registry,
+        )
         self.vanished = Counter("psr_vanished_objects", "Objects that went without an event", registry=self.registry)
 
 

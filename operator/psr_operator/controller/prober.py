@@ -91,6 +91,7 @@ class Prober:
     _published: dict[tuple[str, str], float] = field(default_factory=dict)
     _keys: dict[tuple[str, str], str] = field(default_factory=dict)
     _chains: dict[str, str] = field(default_factory=dict)
+    _spoilt: set[str] = field(default_factory=set)
 
     def progress_of(self, uid: str) -> dict[str, ProgressReport]:
         """Progress of the Workloads of an object, as it is published."""
@@ -107,6 +108,7 @@ class Prober:
         self._asked.pop(uid, None)
         self.reports.pop(uid, None)
         self.tried.discard(uid)
+        self._spoilt.discard(uid)
 
     def forget_workload(self, owner: str, name: str) -> None:
         """A Workload's object is gone."""
@@ -139,9 +141,18 @@ class Prober:
         ]
         running.sort(key=lambda item: self._asked.get(item[1].uid, float("-inf")))
         chosen = running[:PODS_PER_ROUND]
-        await asyncio.gather(*(self._ask_workload(session, pod) for _, pod in chosen))
+        await asyncio.gather(*(self._alone(self._ask_workload(session, pod), pod) for _, pod in chosen))
         for facts in {facts.uid: facts for facts, _ in chosen}.values():
             self._publish(facts)
+
+    async def _alone(self, question: Awaitable[None], pod: PodFacts) -> None:
+        """Ask one pod. What goes wrong with it (a key that somebody has spoilt) is said once and stops no other."""
+        try:
+            await question
+        except Exception as error:
+            if pod.uid not in self._spoilt:
+                self._spoilt.add(pod.uid)
+                log.warning("%s/%s cannot be asked: %r", pod.labels.namespace, pod.name, error)
 
     def _workload_of(self, pod: PodFacts) -> WorkloadFacts | None:
         """The unfinished Workload of a pod, where the chain from the pod to our object holds."""
@@ -194,7 +205,9 @@ class Prober:
                 interval = self.intervals.ready if ready else self.intervals.server
                 if now - self._asked.get(pod.uid, float("-inf")) >= interval:
                     chosen.append((deployment, pod))
-        await asyncio.gather(*(self._ask_server(session, deployment, pod) for deployment, pod in chosen))
+        await asyncio.gather(
+            *(self._alone(self._ask_server(session, deployment, pod), pod) for deployment, pod in chosen)
+        )
         self.tried.update(pod.uid for _, pod in chosen)
 
     async def _ask_server(self, session: aiohttp.ClientSession, deployment: DeploymentFacts, pod: PodFacts) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import gc
 import logging
 import os
+import resource as limits
 import signal
 import socket
 import sys
@@ -25,22 +26,21 @@ from psr_operator.controller.client import Client, NoCredentials, Refused, Unrea
 from psr_operator.controller.informer import Informer
 from psr_operator.controller.lease import Lease, LeaseLost, Times
 from psr_operator.controller.metrics import Metrics, serve
+from psr_operator.controller.namespaces import CLOSED, Namespaces
 from psr_operator.controller.paths import group_version
 from psr_operator.controller.prober import Intervals, Prober
 from psr_operator.controller.reconciler import OBSTACLE_SECONDS, Reconciler
 from psr_operator.controller.store import Store
-from psr_operator.controller.workqueue import Key, WorkQueue
+from psr_operator.controller.workqueue import MOST_OF_A_NAMESPACE, Key, WorkQueue
 from psr_operator.controller.writer import Writer
 from psr_operator.render import Settings
 from psr_runtime.protocol import ExitCode
 
 log = logging.getLogger(__name__)
 
-WORKERS = 16
+WORKERS = 2 * MOST_OF_A_NAMESPACE
 EXIT_LOST = 70
 """Exit code on the loss of the lease."""
-CONFIRMING_SECONDS = 10.0
-"""Without an event for an object of the first list, after which the rest of it is compared with the apiserver."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,21 @@ def run(options: Options) -> int:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
-    logging.getLogger("kopf").setLevel(logging.WARNING)
+    kopf_adapter.quieten()
+    _open_many_files()
     gc.freeze()  # what is imported stays, so the collector looks at the rest only, and sooner
     try:
         return asyncio.run(Process(options).run())
     except NoCredentials as error:
         print(f"psr operator: {error}", file=sys.stderr)
         return ExitCode.CONFIGURATION_ERROR
+
+
+def _open_many_files() -> None:
+    """A watch is a connection, and there is one a kind and namespace: take as many as this process may have."""
+    _, most = limits.getrlimit(limits.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        limits.setrlimit(limits.RLIMIT_NOFILE, (most, most))
 
 
 class Process:
@@ -180,19 +188,23 @@ class Process:
             on_child=self._on_child,
             obstacle_seconds=min(OBSTACLE_SECONDS, options.resync_seconds),
         )
-        await self._list_everything(informer)
-        watch = kopf_adapter.watch(
-            client,
+        await self._find_backends(informer)
+        namespaces = Namespaces(
+            list(options.namespaces) or [None],
             informer,
-            identity=options.identity,
-            namespaces=options.namespaces,
-            on_start=self._take_signals,
+            self.metrics,
+            lambda name: kopf_adapter.watch(
+                client, informer, identity=options.identity, namespace=name, on_start=self._take_signals
+            ),
+            options.resync_seconds,
         )
         tasks = [
-            asyncio.create_task(watch, name="kopf"),
+            asyncio.create_task(namespaces.run(), name="namespaces"),
             asyncio.create_task(prober.run(), name="prober"),
-            asyncio.create_task(self._find_vanished(informer), name="vanished"),
-            *(asyncio.create_task(self._worker(reconciler), name=f"worker-{number}") for number in range(WORKERS)),
+            *(
+                asyncio.create_task(self._worker(reconciler, namespaces), name=f"worker-{number}")
+                for number in range(WORKERS)
+            ),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -208,7 +220,7 @@ class Process:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
 
-    async def _worker(self, reconciler: Reconciler) -> None:
+    async def _worker(self, reconciler: Reconciler, namespaces: Namespaces) -> None:
         while True:
             key = await self.queue.take()
             taken = time.monotonic()
@@ -219,6 +231,8 @@ class Process:
                 raise
             except (Refused, Unreachable) as error:
                 failed = True
+                if isinstance(error, Refused) and error.code in CLOSED:
+                    namespaces.doubt(key.namespace)
                 if not (isinstance(error, Refused) and error.code == 409):
                     log.warning("%s/%s %s: %s", key.kind, key.namespace, key.name, error)
             except Exception:
@@ -236,47 +250,15 @@ class Process:
         """A child or Workload was created: how long ago that had happened for which it was created."""
         self.metrics.child_delay.observe(time.monotonic() - self.queue.since(key))
 
-    async def _list_everything(self, informer: Informer) -> None:
-        """Take in what exists; an apiserver that has just begun may refuse for a while."""
+    async def _find_backends(self, informer: Informer) -> None:
+        """Ask which back ends' kinds there are; an apiserver that has just begun may refuse for a while."""
         while True:
             try:
-                await informer.list_everything(self._namespaces())
-                self._count_objects()
+                await informer.find_backends()
                 return
             except (Refused, Unreachable) as error:
-                log.warning("what exists cannot be listed now: %s", error)
+                log.warning("the kinds of this cluster cannot be listed now: %s", error)
                 await asyncio.sleep(1.0)
-
-    async def _find_vanished(self, informer: Informer) -> None:
-        """Compare what is known with lists of everything: soon, for what went before kopf watched, then regularly."""
-        pause = min(CONFIRMING_SECONDS, self.options.resync_seconds)
-        while informer.unconfirmed:
-            left = len(informer.unconfirmed)
-            await asyncio.sleep(pause)
-            if len(informer.unconfirmed) == left:
-                await self._compare(informer)
-                pause = min(2 * pause, self.options.resync_seconds)
-        while True:
-            await asyncio.sleep(self.options.resync_seconds)
-            await self._compare(informer)
-
-    async def _compare(self, informer: Informer) -> None:
-        self._count_objects()
-        try:
-            count = await informer.find_vanished(self._namespaces())
-        except (Refused, Unreachable) as error:
-            log.warning("what vanished cannot be found now: %s", error)
-            return
-        if count:
-            log.info("%d objects had gone without an event", count)
-            self.metrics.vanished.inc(count)
-
-    def _namespaces(self) -> list[str | None]:
-        return list(self.options.namespaces) or [None]
-
-    def _count_objects(self) -> None:
-        for kind in KINDS:
-            self.metrics.objects.labels(kind).set(len(self.store.of_kind(kind)))
 
     def _server_of(self, uid: str) -> PolicyServer | None:
         key = self.store.key_of_uid(uid)

@@ -40,6 +40,8 @@ LONGEST_CHAIN = 20
 """Plans on top of each other; more means that the planner undoes itself."""
 OBSTACLE_SECONDS = 60.0
 """Between two checks of whether something that could not be made can be made by then."""
+UNLISTED_SECONDS = 0.5
+"""Until an object is reconciled again whose namespace is being listed."""
 UNASKED_SECONDS = 0.5
 """Until a server that was Ready is reconciled again, while one of its pods has not been asked yet."""
 
@@ -77,6 +79,8 @@ class Reconciler:
         if entry is None or entry.deleting:
             self._obstacles.pop(key, None)
             return None
+        if not self.informer.knows(key.namespace):
+            return UNLISTED_SECONDS
         try:
             resource = self.store.resource(key)
         except ValidationError as error:

@@ -183,10 +183,15 @@ class Store:
         """The key of the object with this uid."""
         return self._keys.get(uid)
 
-    def uids(self) -> Iterator[str]:
-        """Of everything that is known."""
-        for known in (self._keys, self.workloads.by_uid, self.pods.by_uid, self.deployments.by_uid):
-            yield from known
+    def keys(self, namespace: str | None = None) -> set[Key]:
+        """The objects of a namespace, or all of them."""
+        return {key for key in self._entries if namespace in (None, key.namespace)}
+
+    def uids(self, namespace: str | None = None) -> Iterator[str]:
+        """Of everything that is known in a namespace, or at all."""
+        yield from (uid for uid, key in self._keys.items() if namespace in (None, key.namespace))
+        for index in (self.workloads, self.pods, self.deployments):
+            yield from (uid for uid, facts in index.by_uid.items() if namespace in (None, facts.labels.namespace))
 
     def children(self, uid: str) -> Iterator[Key]:
         """The objects that the object of this uid controls."""

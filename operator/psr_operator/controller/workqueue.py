@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+MOST_OF_A_NAMESPACE = 16
+"""Keys of one namespace that are given out at a time: where each takes long, as a webhook is silent, others go on."""
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 60.0
 
@@ -36,6 +38,7 @@ class WorkQueue:
     _times: dict[Key, float] = field(default_factory=dict)
     _heap: list[tuple[float, int, Key]] = field(default_factory=list)
     _active: set[Key] = field(default_factory=set)
+    _held: dict[str, list[Key]] = field(default_factory=dict)
     _since: dict[Key, float] = field(default_factory=dict)
     _active_since: dict[Key, float] = field(default_factory=dict)
     _failures: dict[Key, int] = field(default_factory=dict)
@@ -73,6 +76,9 @@ class WorkQueue:
                 if time > now:
                     break
                 heapq.heappop(self._heap)
+                if self._is_full(key.namespace):
+                    self._held.setdefault(key.namespace, []).append(key)
+                    continue
                 del self._times[key]
                 self._active.add(key)
                 self._active_since[key] = self._since.pop(key, now)
@@ -95,6 +101,9 @@ class WorkQueue:
             The pause after a failure, else 0.
         """
         self._active.discard(key)
+        for other in self._held.pop(key.namespace, ()):
+            if other in self._times:
+                self._push(self._times[other], other)
         self._active_since.pop(key, None)
         pause = 0.0
         if failed:
@@ -112,6 +121,10 @@ class WorkQueue:
         """The object is gone."""
         for index in (self._times, self._since, self._failures):
             index.pop(key, None)
+
+    def _is_full(self, namespace: str) -> bool:
+        """Whether as many keys of a namespace are being reconciled as may be."""
+        return sum(key.namespace == namespace for key in self._active) >= MOST_OF_A_NAMESPACE
 
     def _push(self, time: float, key: Key) -> None:
         heapq.heappush(self._heap, (time, next(self._order), key))
