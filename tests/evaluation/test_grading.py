@@ -12,6 +12,8 @@ from psr_runtime.data.reading import parse_records
 from psr_runtime.data.records import GradedProblem
 from psr_runtime.evaluation.graders import Grade, grade_all
 from psr_runtime.evaluation.graders.math_verify import MathVerify
+from psr_runtime.prompts.grammar import boxed
+from tests.prompts.test_answers import BOXES
 
 GSM8K = Path(__file__).parents[3] / "shared/data/qwen25_math_eval/gsm8k/test.jsonl"
 
@@ -65,6 +67,23 @@ def test_the_answer_is_the_last_balanced_box_or_what_math_verify_finds(
     grader: MathVerify, response: str, answer: str | None, correct: bool
 ) -> None:
     assert grader.grade("18", response) == Grade(answer, correct)
+
+
+def test_the_grader_reads_the_same_answer_as_the_search(grader: MathVerify) -> None:
+    for text in BOXES:
+        content = boxed(text)
+        assert content is not None
+        grade = grader.grade(content, f"Step 1: 7.\nStep 2: so {text}")
+        assert (grade.answer, grade.correct) == (content, True)
+    assert grader.grade("5", "Step 1: The answer is 5. Check it: 2 + 2 = 4").correct
+    assert grader.grade("18", r"\boxed{18} or \boxed{}").correct
+    assert grader.grade("x", r"So it is \boxed {x}").correct
+
+
+def test_the_number_of_a_step_is_no_answer(grader: MathVerify) -> None:
+    for text in ("Step 1: I think.\nStep 2: I give up.", "Step 2: I give up.", "Step 1: Hm.\nStep 2: The answer is"):
+        assert grader.grade("2", text) == Grade(None, False)
+    assert grader.grade("7", "Step 1: so it is 7.\nStep 2: That is all.").correct
 
 
 def test_an_empty_gold_answer_is_never_met(grader: MathVerify) -> None:

@@ -24,10 +24,10 @@ INST = "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [
 INST += "{% endif %}{% endfor %}"
 
 
-def byte_level(special: Sequence[str] = ()) -> Inner:
+def byte_level(special: Sequence[str] = (), merges: Sequence[tuple[str, str]] = MERGES) -> Inner:
     """Byte-level BPE, as of Qwen and Llama 3: a newline fuses with the full stop before it, or with what follows."""
-    pieces = [*special, *BYTES, *("".join(merge) for merge in MERGES)]
-    inner = Inner(models.BPE({piece: number for number, piece in enumerate(pieces)}, MERGES))
+    pieces = [*special, *BYTES, *("".join(merge) for merge in merges)]
+    inner = Inner(models.BPE({piece: number for number, piece in enumerate(pieces)}, list(merges)))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     inner.decoder = decoders.ByteLevel()
     inner.add_special_tokens([AddedToken(item, special=True, normalized=False) for item in special])

@@ -61,6 +61,15 @@ def test_a_judgement_that_is_cut_off_or_decides_nothing_is_no_verdict(words: Tok
     assert {verdict.text for verdict in verdicts} == {"A is right. "}
 
 
+def test_a_judgement_that_is_cut_off_gives_no_verdict_whatever_it_quotes(words: Tokenizer) -> None:
+    """Its tokens are used up right after a verdict: whether it would have gone on, nobody knows."""
+    _, verdicts, _ = judged(words, JudgeConfig(max_tokens=2))
+    assert {verdict.text for verdict in verdicts} == {"A is right. [[A]]"}
+    assert {verdict.choice for verdict in verdicts} == {None}
+    _, verdicts, _ = judged(words, JudgeConfig(max_tokens=3))
+    assert {verdict.choice for verdict in verdicts} == {"A"}
+
+
 def test_a_comparison_that_does_not_fit_the_context_is_not_asked(words: Tokenizer) -> None:
     length = len(encode(f"<user>{PROBLEM}\nA: {TEXTS[0]}\nB: {TEXTS[1]}\nCheck:"))
     engine, verdicts, tokens = judged(words, JudgeConfig(), context=length)

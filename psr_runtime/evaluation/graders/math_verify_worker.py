@@ -15,7 +15,7 @@ import signal
 import sys
 from typing import Any
 
-from psr_runtime.prompts.grammar import boxed
+from psr_runtime.prompts.grammar import answer_sentence, boxed, has_empty_box, without_headers
 
 MEMORY_BYTES = 2 << 30
 ANSWER_CHARACTERS = 500
@@ -25,7 +25,9 @@ ANSWER_CHARACTERS = 500
 def compare(gold: str, text: str) -> tuple[str | None, bool]:
     """The answer that a response states, and whether it equals `gold`.
 
-    The answer is the last balanced `\\boxed{…}`; without one, what math-verify finds by itself.
+    The answer is the last `\\boxed{…}` that states one; without one, what math-verify finds in the last sentence that
+    says `the answer is …`; without such a sentence, what it finds in the text without step headers, unless that has an
+    empty box.
 
     Args:
         gold: LaTeX or plain text, with or without dollar signs.
@@ -40,7 +42,10 @@ def compare(gold: str, text: str) -> tuple[str | None, bool]:
     if content is not None:
         answer, values = content.strip(), _parse(_in_box(content))
     else:
-        values = _parse(text)
+        sentence = answer_sentence(text)
+        values = _parse(sentence) if sentence is not None else []
+        if not values and not has_empty_box(text):
+            values = _parse(without_headers(text))
         answer = str(values[-1]).strip() if values else ""
     if not answer:
         return None, False

@@ -48,7 +48,8 @@ class Pairwise:
         )
         completion, *_ = await setup.engine.complete(prompt, sampling, purpose="judge", affinity=candidates.problem_id)
         text = setup.tokenizer.decode(completion.token_ids)
-        return Verdict(a=a, b=b, choice=verdict(text), text=text), len(completion.token_ids)
+        choice = verdict(text, cut_off=completion.finish_reason == "length")
+        return Verdict(a=a, b=b, choice=choice, text=text), len(completion.token_ids)
 
 
 def comparison_seed(seed: tuple[int, int], candidates: CandidateSet, a: int, b: int) -> int:
