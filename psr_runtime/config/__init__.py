@@ -28,7 +28,7 @@ from psr_runtime.config.model import ModelSource, Prompts
 from psr_runtime.config.report import ReportedEvaluation, ReportedModel, ReportStage
 from psr_runtime.config.retention import PrunedModel, PruneStage
 from psr_runtime.config.search import JudgeConfig, MergeStage, Questions, SearchConfig, SearchMethod, SearchStage
-from psr_runtime.config.serving import Endpoint, EngineConfig, ModelOrder, ServeStage
+from psr_runtime.config.serving import MAX_EXTRA_ARGS, Endpoint, EngineConfig, ModelOrder, ServeStage
 from psr_runtime.config.storage import Owner, StageConfig, StorageAccess
 from psr_runtime.config.training import (
     OptimizerConfig,
@@ -45,6 +45,7 @@ __all__ = [
     "LATER",
     "MANY",
     "MARK",
+    "MAX_EXTRA_ARGS",
     "PLUGIN",
     "URI",
     "ChildName",

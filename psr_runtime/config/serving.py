@@ -11,6 +11,8 @@ from psr_runtime.config.model import ModelSource
 from psr_runtime.config.storage import StorageAccess
 from psr_runtime.protocol import API_PORT
 
+MAX_EXTRA_ARGS = 32
+
 
 class EngineConfig(Schema):
     """How vLLM serves a model. Nothing here changes what is asked of it."""
@@ -37,8 +39,8 @@ class EngineConfig(Schema):
     swap: Literal["Auto", "Never"] = operation(
         "Auto", description="Auto: exchange weights in place where a check can prove it; Never: always restart."
     )
-    extra_args: Annotated[list[Annotated[str, StringConstraints(max_length=256)]], Field(max_length=32)] = operation(
-        [], description="Further vLLM arguments, as on its command line."
+    extra_args: Annotated[list[Annotated[str, StringConstraints(max_length=256)]], Field(max_length=MAX_EXTRA_ARGS)] = (
+        operation([], description="Further vLLM arguments, as on its command line.")
     )
 
 

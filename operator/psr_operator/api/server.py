@@ -50,6 +50,13 @@ class PolicyServerSpec(ServerTemplate):
 
     model: ModelSource = operation(description="The model to serve.")
     model_digest: Label | None = operation(None, description="Digest that the model must have. Unset: any.")
+    seed: int | None = operation(
+        None,
+        ge=0,
+        lt=2**31,
+        description="Seed of the engine itself, from its next start on; requests may have their own. Unset: vLLM's, 0. "
+        "A run gives its servers its own seed. Ours.",
+    )
     active: bool = operation(True, description="False: scale to nothing and free the GPUs.")
     storage: StorageSpec | None = operation(None, description="How to reach the model.")
 

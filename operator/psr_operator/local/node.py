@@ -213,7 +213,7 @@ class Node:
             port = server.port + 2 * index if server.port is not None else _free_port()
             config = ServeStage(
                 model=server.model,
-                engine=server.engine,
+                engine=server.seeded_engine,
                 storage=server.storage,
                 port=port,
                 scratch=str(place / "scratch"),

@@ -80,18 +80,21 @@ def child_server(
     digest: str | None = None,
     active: bool = True,
 ) -> PolicyServer:
-    """The PolicyServer object of a parent.
+    """The PolicyServer object of a parent, with the parent's seed: an unseeded engine starts every server of every run
+    with the same first samples. Seed 0 is left out, as it is vLLM's own.
 
     Args:
         model, digest: that it serves.
         active: whether it is to be there now.
     """
+    seed: int = getattr(parent.spec, "seed", 0)
     return PolicyServer(
         metadata=child_meta(parent, name),
         spec=PolicyServerSpec(
             **{key: getattr(template, key) for key in ServerTemplate.model_fields},
             model=model,
             model_digest=digest,
+            seed=seed if seed > 0 else None,
             active=active,
             storage=storage_of(parent),
         ),

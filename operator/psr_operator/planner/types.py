@@ -14,7 +14,7 @@ from typing import Any
 from psr_operator.api.common import Resource, Resources, StorageSpec
 from psr_operator.api.pod import PodOverrides
 from psr_operator.conditions import Transition
-from psr_runtime.config import EngineConfig, ModelSource, StageConfig, StorageAccess
+from psr_runtime.config import MAX_EXTRA_ARGS, EngineConfig, ModelSource, StageConfig, StorageAccess
 from psr_runtime.protocol import ExitCode, FailureReason
 
 
@@ -136,6 +136,9 @@ class WorkloadState:
     gone: bool = False
 
 
+SEED = "--seed"
+
+
 @dataclass(frozen=True)
 class Server:
     """A server wanted: this model, this many replicas; absent where it is not wanted at all.
@@ -143,6 +146,7 @@ class Server:
     Attributes:
         digest: that the model must have, None for any.
         port: None for one that the executor chooses.
+        seed: of the engine, None for vLLM's own. A server that runs is not started anew for it.
     """
 
     name: str
@@ -153,6 +157,15 @@ class Server:
     replicas: int
     port: int | None
     placement: Placement = field(default_factory=Placement)
+    seed: int | None = None
+
+    @property
+    def seeded_engine(self) -> EngineConfig:
+        """The engine with the seed among its arguments, where any image knows it; arguments that name one stay."""
+        own = self.engine.extra_args
+        if self.seed is None or len(own) >= MAX_EXTRA_ARGS or any(item.split("=")[0] == SEED for item in own):
+            return self.engine
+        return self.engine.model_copy(update={"extra_args": [*own, f"{SEED}={self.seed}"]})
 
     @property
     def gpus(self) -> int:

@@ -172,7 +172,7 @@ def _deployment(
 def _configuration(server: Server) -> ServeStage:
     return ServeStage(
         model=server.model,
-        engine=server.engine,
+        engine=server.seeded_engine,
         storage=server.storage,
         host="0.0.0.0",
         port=server.port or API_PORT,

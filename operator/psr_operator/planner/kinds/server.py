@@ -27,6 +27,7 @@ def plan_server(server: PolicyServer, observed: Observed, now: datetime) -> Plan
             replicas=spec.replicas,
             port=spec.port,
             placement=placement(server, spec.resources, spec.pod),
+            seed=spec.seed,
         )
         if spec.active
         else None
