@@ -16,6 +16,7 @@ from psr_runtime.artefacts.fetching import fetch, read_file
 from psr_runtime.artefacts.manifest import PARALLEL, digest_of_content, digest_of_input, is_content, read_manifest
 from psr_runtime.artefacts.pruned import missing_explained
 from psr_runtime.config import ModelSource
+from psr_runtime.prompts.chat import require_same_frame
 from psr_runtime.prompts.tokens import FILES as TOKENIZER_FILES
 from psr_runtime.prompts.tokens import Tokenizer
 from psr_runtime.protocol.errors import ConfigurationError, DataError, InputMissing
@@ -118,12 +119,17 @@ def fetch_all_but_weights(storage: Storage, source: ModelSource, to: Path, part:
     return LocalModel(folder, manifest.identity, fingerprint, weights)
 
 
-def fetch_tokenizer(storage: Storage, source: ModelSource, to: Path) -> Tokenizer:
+def fetch_tokenizer(storage: Storage, source: ModelSource, to: Path, thinking: bool | None = None) -> Tokenizer:
     """The tokenizer of a model, without its weights.
+
+    Args:
+        thinking: `prompts.thinking`.
 
     Raises:
         InputMissing: no model there, or it has no tokenizer.
-        DataError: the tokenizer is broken or has no chat template.
+        ConfigurationError: the chat template is to think and cannot.
+        DataError: the tokenizer is broken or has no chat template, or the model was trained on prompts that the same
+            template rendered otherwise.
     """
     manifest = read_manifest(storage, source.uri)
     root = source.uri
@@ -138,7 +144,10 @@ def fetch_tokenizer(storage: Storage, source: ModelSource, to: Path) -> Tokenize
                 storage.download(item.uri, folder / name)
     if not folder.is_dir():
         raise InputMissing(f"{source.uri}: no such model folder")
-    return Tokenizer(folder, source.chat_template)
+    tokenizer = Tokenizer(folder, source.chat_template, thinking)
+    if manifest is not None and manifest.metadata.get("template_digest") == tokenizer.template_digest:
+        require_same_frame(tokenizer.chat, manifest.metadata.get("frame"), source.uri)
+    return tokenizer
 
 
 def context_length(folder: Path) -> int | None:

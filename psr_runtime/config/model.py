@@ -32,3 +32,9 @@ class Prompts(Schema):
     system_message: Text | None = method(
         None, description="System message. Unset: none is sent, so the chat template's own applies."
     )
+    thinking: bool | None = method(
+        None,
+        later=True,
+        description="Whether a chat template that can think does (enable_thinking, or a prompt that opens <think>): "
+        "one value for all stages. false: the prompt says that nothing is thought. Unset: as the template does. Ours.",
+    )

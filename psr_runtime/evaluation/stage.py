@@ -23,6 +23,7 @@ from psr_runtime.data.records import Ended, GradedProblem, Prediction
 from psr_runtime.engine import Engine, Sampling
 from psr_runtime.evaluation.benchmarks import BENCHMARKS
 from psr_runtime.evaluation.graders import GRADERS, Grade, grade_all
+from psr_runtime.prompts.chat import prompt_digest, require_same_prompt
 from psr_runtime.prompts.grammar import split_steps
 from psr_runtime.prompts.templates import Templates
 from psr_runtime.prompts.tokens import Tokenizer
@@ -71,12 +72,11 @@ def run(config: EvaluateStage, context: StageContext) -> Outcome:
     """
     benchmark = BENCHMARKS.load(config.evaluation.benchmark)()
     grader_of = GRADERS.load(config.evaluation.grader)
-    tokenizer = fetch_tokenizer(context.storage, config.model, context.scratch)
+    tokenizer = fetch_tokenizer(context.storage, config.model, context.scratch, config.prompts.thinking)
     problems = benchmark.problems(context.storage, config.problems)[: config.evaluation.limit]
     templates = Templates.of(config.prompts)
-    questions = [
-        Question(problem, tokenizer.prompt_ids(benchmark.messages(problem, templates))) for problem in problems
-    ]
+    prompts = tokenizer.prompts_ids([benchmark.messages(problem, templates) for problem in problems])
+    questions = [Question(problem, prompt) for problem, prompt in zip(problems, prompts, strict=True)]
     responses = context.run_async(_ask_missing(config, context, tokenizer, questions))
     texts = [tokenizer.decode(responses[problem.id].token_ids) for problem in problems]
 
@@ -110,6 +110,7 @@ def run(config: EvaluateStage, context: StageContext) -> Outcome:
             "model_digest": context.inputs["model.uri"].digest,
             "tokenizer_digest": tokenizer.digest,
             "template_digest": tokenizer.template_digest,
+            "frame": tokenizer.chat.frame,
             "prompt_digest": "sha256:" + hashlib.sha256(templates.solve.encode()).hexdigest(),
         },
         result=_result(predictions, grades),
@@ -121,7 +122,7 @@ async def _ask_missing(
 ) -> dict[str, Response]:
     """Responses by problem id: those in the log, and the model's for the rest."""
     with Journal(context.storage, join(config.output, LOG)) as journal:
-        responses = _logged(journal.replay(), config.output, context.digest)
+        responses = _logged(journal.replay(), config.output, context.digest, tokenizer, questions)
         missing = [question for question in questions if question.problem.id not in responses]
         context.progress.start(len(questions), "problems", done=len(questions) - len(missing))
         if not missing:
@@ -144,6 +145,7 @@ async def _ask_missing(
                     {
                         "digest": context.digest,
                         "id": question.problem.id,
+                        "prompt": prompt_digest(question.prompt_ids),
                         "ids": response.token_ids,
                         "ended": response.ended,
                     }
@@ -176,13 +178,22 @@ async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _logged(records: Sequence[dict[str, Any]], output: str, digest: str) -> dict[str, Response]:
-    """Responses of earlier attempts, by problem id. A problem that stands twice keeps its first response."""
+def _logged(
+    records: Sequence[dict[str, Any]], output: str, digest: str, tokenizer: Tokenizer, questions: Sequence[Question]
+) -> dict[str, Response]:
+    """Responses of earlier attempts, by problem id. A problem that stands twice keeps its first response.
+
+    Raises:
+        DataError: the log is of another configuration, or a problem was asked by another prompt.
+    """
+    prompts = {question.problem.id: question.prompt_ids for question in questions}
     responses: dict[str, Response] = {}
     for record in records:
         if record["digest"] != digest:
             raise DataError(other_digest(join(output, LOG), digest, record["digest"]))
-        responses.setdefault(record["id"], Response(record["ids"], cast(Ended, record["ended"])))
+        name = record["id"]
+        require_same_prompt(record.get("prompt"), prompts[name], tokenizer.chat, f"{join(output, LOG)}, {name}")
+        responses.setdefault(name, Response(record["ids"], cast(Ended, record["ended"])))
     return responses
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from psr_runtime.config import Prompts
+from psr_runtime.prompts.marks import MessageText
 from psr_runtime.protocol.errors import ConfigurationError
 
 SOLVE = "{problem}"
@@ -47,7 +48,7 @@ class Templates:
 
     def solve_messages(self, problem: str) -> list[dict[str, str]]:
         """Chat messages that ask for a solution of `problem`."""
-        return self._messages(self.solve.replace(SOLVE, problem))
+        return self._messages(_fill(self.solve, {SOLVE: problem}))
 
     def judge_messages(self, problem: str, steps: Sequence[str], a: str, b: str) -> list[dict[str, str]]:
         """Chat messages that ask which of two next steps is better. Paper Figure 5.
@@ -60,19 +61,22 @@ class Templates:
         so_far = "\n".join([problem.rstrip(), *(step.rstrip() for step in steps)])
         return self._messages(_fill(self.judge, dict(zip(JUDGE, (so_far, a.rstrip(), b.rstrip()), strict=True))))
 
-    def _messages(self, text: str) -> list[dict[str, str]]:
-        system = [{"role": "system", "content": self.system}] if self.system is not None else []
+    def _messages(self, text: MessageText) -> list[dict[str, str]]:
+        system = [{"role": "system", "content": MessageText.of([self.system])}] if self.system is not None else []
         return [*system, {"role": "user", "content": text}]
 
 
-def _fill(template: str, values: dict[str, str]) -> str:
-    """Replace each placeholder once, literally: nothing in an inserted text is read as a placeholder."""
+def _fill(template: str, values: dict[str, str]) -> MessageText:
+    """Replace each placeholder once, literally: nothing in an inserted text is read as a placeholder.
+
+    The inserted texts are data: special tokens in them are text, those of the template are tokens.
+    """
     pieces = [template]
     for placeholder, value in values.items():
         at = next(index for index, piece in enumerate(pieces) if index % 2 == 0 and placeholder in piece)
         before, _, after = pieces[at].partition(placeholder)
         pieces[at : at + 1] = [before, value, after]
-    return "".join(pieces)
+    return MessageText.of(pieces)
 
 
 def _quoted(name: str) -> str:

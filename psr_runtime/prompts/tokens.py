@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from psr_runtime.prompts.chat import ChatTemplate
+from psr_runtime.prompts.marks import Marks
 from psr_runtime.protocol.errors import DataError, InputMissing
 
 FILES = (
@@ -35,8 +37,10 @@ class Tokenizer:
     Args:
         folder: a Hugging Face folder.
         chat_template: used instead of the folder's own.
+        thinking: `prompts.thinking`.
 
     Attributes:
+        chat: the chat template.
         digest, template_digest: of the vocabulary, and of the chat template's source.
         eos_ids: every token that ends an assistant's turn: what the chat template puts after its message, then the
             tokenizer's EOS, then those of generation_config.json. A base model's EOS ends documents, and its template
@@ -44,10 +48,12 @@ class Tokenizer:
 
     Raises:
         InputMissing: the folder holds no tokenizer.
-        DataError: it cannot be read, has no chat template and none is given, or no token ends a turn.
+        ConfigurationError: the chat template is to think and cannot.
+        DataError: it cannot be read, has no chat template and none is given, does not render the same twice, or no
+            token ends a turn.
     """
 
-    def __init__(self, folder: Path, chat_template: str | None = None) -> None:
+    def __init__(self, folder: Path, chat_template: str | None = None, thinking: bool | None = None) -> None:
         if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
             raise InputMissing(f"{folder}: holds no tokenizer (tokenizer.json)")
         self.inner = _load(folder)
@@ -57,33 +63,58 @@ class Tokenizer:
             raise DataError(f"{folder}: the tokenizer has no chat template; set model.chatTemplate")
         self.digest = tokenizer_digest(folder)
         self.template_digest = "sha256:" + hashlib.sha256(str(self.inner.chat_template).encode()).hexdigest()
-        named = _eos_ids(folder, self.inner)
-        end = self._turn_end()
-        self.eos_ids = list(dict.fromkeys([*([end] if end is not None else []), *named]))
+        self.chat = ChatTemplate(self.inner, str(folder), thinking)
+        after = self.encode(self.chat.after_turn().lstrip())
+        special = set(self.inner.all_special_ids) | set(self.inner.added_tokens_decoder)
+        end = after[:1] if after and after[0] in special else []
+        self.eos_ids = list(dict.fromkeys([*end, *_eos_ids(folder, self.inner)]))
         if not self.eos_ids:
             raise DataError(
                 f"{folder}: neither the chat template nor the tokenizer names a token that ends a turn; set eos_token "
                 "in tokenizer_config.json"
             )
+        self._marks = Marks(self.inner, self.chat.frame_text, str(folder))
 
-    def prompt_ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """Ids of a chat prompt that ends where the assistant's turn begins. Tokenised once, never re-rendered."""
-        return self.encode(self.prompt_text(messages))
+    def prompt_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Ids of a chat prompt that ends where the assistant's turn begins. Rendered once, tokenised once.
 
-    def prompt_text(self, messages: Sequence[dict[str, str]]) -> str:
+        Special tokens in data (`marks.MessageText`) are encoded as text.
+
+        Raises:
+            DataError: the template refuses these messages (no system role, say).
+        """
+        if any(self._marks.are_in(message["content"]) for message in messages):
+            quiet = [{**message, "content": self._marks.hide(message["content"])} for message in messages]
+            return self._marks.encode(self.chat.prompt(quiet))
+        return self.encode(self.chat.prompt(messages))
+
+    def prompts_ids(self, conversations: Sequence[Sequence[Mapping[str, str]]]) -> list[list[int]]:
+        """`prompt_ids` of each."""
+        return [self.prompt_ids(messages) for messages in conversations]
+
+    def texts_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of texts that are data, each by itself: nothing is added, special tokens in them are text.
+
+        All at once is many times quicker than one after the other.
+        """
+        hidden = {
+            number: self._marks.encode(self._marks.hide(text))
+            for number, text in enumerate(texts)
+            if self._marks.are_in(text)
+        }
+        plain = ["" if number in hidden else text for number, text in enumerate(texts)]
+        return [hidden.get(number, ids) for number, ids in enumerate(self._encode_all(plain))]
+
+    def prompt_text(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The chat template's text for `prompt_ids`.
 
         Raises:
             DataError: the template refuses these messages (no system role, say).
         """
-        try:
-            text: str = self.inner.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # jinja raises whatever a template asks it to
-            raise DataError(f"the chat template refuses the messages: {error}") from error
-        return text
+        return self.chat.prompt(messages)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of rendered text; nothing is added to it."""
+        """Ids of rendered text; nothing is added to it, and special tokens in it are tokens."""
         ids: list[int] = self.inner.encode(text, add_special_tokens=False)
         return ids
 
@@ -97,21 +128,11 @@ class Tokenizer:
         """The token that ends an assistant's turn, the one that a model learns to end with."""
         return self.eos_ids[0]
 
-    def _turn_end(self) -> int | None:
-        """The special token that the chat template puts right after an assistant's message; None where it puts none.
-
-        A template that takes no assistant's message, or changes it, says nothing either.
-        """
-        mark = "Step 1: 1"
-        messages = [{"role": "user", "content": "1"}, {"role": "assistant", "content": mark}]
-        try:
-            text: str = self.inner.apply_chat_template(messages, tokenize=False)
-        except Exception:  # jinja raises whatever a template asks it to
-            return None
-        _, there, after = text.rpartition(mark)
-        ids = self.encode(after.lstrip()) if there else []
-        special = set(self.inner.all_special_ids) | set(self.inner.added_tokens_decoder)
-        return ids[0] if ids and ids[0] in special else None
+    def _encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        encoded: list[list[int]] = self.inner(
+            list(texts), add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False
+        )["input_ids"]
+        return encoded
 
 
 def tokenizer_digest(folder: Path) -> str:

@@ -46,7 +46,8 @@ def run(config: MergeStage, context: StageContext) -> Outcome:
     pairs.sort(key=lambda pair: (place[pair.problem_id], pair.level))
     folder = context.scratch / "output"
     write_set(folder, ordered, pairs)
-    metadata = {key: manifests[0].metadata[key] for key in ("tokenizer_digest", "template_digest")}
+    kept = ("tokenizer_digest", "template_digest", "frame")
+    metadata = {key: manifests[0].metadata[key] for key in kept if key in manifests[0].metadata}
     return Outcome(folder, metadata | {"problems": expected}, statistics(ordered, pairs))
 
 
@@ -57,6 +58,13 @@ def _check_same_search(config: MergeStage, manifests: list[Manifest]) -> None:
             raise DataError(f"{uri}: is shard {shard} of {shards}, expected {index} of {len(manifests)}")
         if manifest.metadata["search"] != manifests[0].metadata["search"]:
             raise DataError(f"{uri}: made by another search than {config.parts[0]}; search again")
+    frames = [manifest.metadata.get("frame") for manifest in manifests]
+    for uri, frame in zip(config.parts, frames, strict=True):
+        if None not in (frame, frames[0]) and frame != frames[0]:
+            raise DataError(
+                f"{uri}: its prompts were rendered otherwise than those of {config.parts[0]} ({frame}, {frames[0]}); "
+                "search both with one version"
+            )
 
 
 def _read(folder: Path, name: str, kind: type[R]) -> list[R]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from psr_runtime.artefacts.checkpoints import fetch_tokenizer
@@ -19,6 +19,8 @@ from psr_runtime.artefacts.manifest import other_digest
 from psr_runtime.config import SearchStage, stage_digest
 from psr_runtime.data.records import Level, SearchProblem, Tree
 from psr_runtime.engine import Engine, open_engine
+from psr_runtime.prompts.chat import prompt_digest, require_same_prompt
+from psr_runtime.prompts.grammar import header
 from psr_runtime.prompts.templates import Templates
 from psr_runtime.prompts.tokens import Tokenizer
 from psr_runtime.protocol.errors import DataError
@@ -55,13 +57,13 @@ def run(config: SearchStage, context: StageContext) -> Outcome:
     """
     JUDGES.load(config.judge.strategy)  # a name that nobody brings ends the stage before anything is read
     STRATEGIES.load(config.search.strategy)
-    tokenizer = fetch_tokenizer(context.storage, config.model, context.scratch)
+    tokenizer = fetch_tokenizer(context.storage, config.model, context.scratch, config.prompts.thinking)
     problems = round_problems(load_problems(context.storage, config.problems), config.questions, config.seed)
     templates = Templates.of(config.prompts)
-    questions = [
-        Question(problem, tokenizer.prompt_ids(templates.solve_messages(problem.problem)))
-        for problem in problems[config.shard :: config.shards]
-    ]
+    _check_steps(tokenizer, config.model.uri)
+    problems = problems[config.shard :: config.shards]
+    prompts = tokenizer.prompts_ids([templates.solve_messages(problem.problem) for problem in problems])
+    questions = [Question(problem, prompt) for problem, prompt in zip(problems, prompts, strict=True)]
     trees = context.run_async(_search_all(config, context, tokenizer, questions))
     origin = Origin(config.iteration, context.inputs["model.uri"].digest, tokenizer.digest, tokenizer.template_digest)
     pairs = [
@@ -77,6 +79,7 @@ def run(config: SearchStage, context: StageContext) -> Outcome:
         "problems": [question.problem.id for question in questions],
         "tokenizer_digest": tokenizer.digest,
         "template_digest": tokenizer.template_digest,
+        "frame": tokenizer.chat.frame,
     }
     return Outcome(folder, metadata, statistics(trees, pairs))
 
@@ -85,9 +88,10 @@ async def _search_all(
     config: SearchStage, context: StageContext, tokenizer: Tokenizer, questions: Sequence[Question]
 ) -> list[Tree]:
     """The tree of each question, in their order."""
+    prompts = {question.problem.id: question.prompt_ids for question in questions}
     journal = Journal(context.storage, join(config.output, "log"))
     try:
-        finished = _finished_levels(journal, config.output, context.digest)
+        finished = _finished_levels(journal, config.output, context.digest, tokenizer, prompts)
         async with open_engine(config.server, context.inputs["model.uri"].digest) as engine:
             context_length = await engine.context_length()
             _check_prompts_fit(questions, context_length, config.problems)
@@ -96,8 +100,9 @@ async def _search_all(
             slots = asyncio.Semaphore(config.search.concurrency)
 
             async def log(level: Level) -> None:
-                record = {"digest": context.digest, "level": level.model_dump(mode="json", exclude_none=True)}
-                await journal.append(record)
+                document = level.model_dump(mode="json", exclude_none=True)
+                prompt = prompt_digest(prompts[level.problem_id])
+                await journal.append({"digest": context.digest, "prompt": prompt, "level": document})
 
             async def search(question: Question) -> Tree:
                 async with slots:
@@ -125,22 +130,38 @@ def _strategy(config: SearchStage, tokenizer: Tokenizer, engine: Engine, context
     )
 
 
-def _finished_levels(journal: Journal, output: str, digest: str) -> dict[str, list[Level]]:
+def _finished_levels(
+    journal: Journal, output: str, digest: str, tokenizer: Tokenizer, prompts: Mapping[str, list[int]]
+) -> dict[str, list[Level]]:
     """Levels that earlier attempts logged, by problem id, in order; of two with one number the first stands.
 
     Raises:
-        DataError: the log is of another configuration.
+        DataError: the log is of another configuration, or a problem was asked by another prompt.
     """
+    place = join(output, "log")
     logged: dict[str, dict[int, Level]] = defaultdict(dict)
     for record in journal.replay():
         if record["digest"] != digest:
-            raise DataError(other_digest(join(output, "log"), digest, record["digest"]))
+            raise DataError(other_digest(place, digest, record["digest"]))
         level = Level.model_validate(record["level"])
-        logged[level.problem_id].setdefault(level.number, level)
+        name = level.problem_id
+        require_same_prompt(record.get("prompt"), prompts[name], tokenizer.chat, f"{place}, problem {name}")
+        logged[name].setdefault(level.number, level)
     finished: dict[str, list[Level]] = defaultdict(list)
     for problem_id, levels in logged.items():
         finished[problem_id] = [levels[number] for number in sorted(levels)]
     return finished
+
+
+def _check_steps(tokenizer: Tokenizer, model: str) -> None:
+    """Fail where steps do not come back from the tokenizer as they were written: every candidate would be malformed."""
+    written = f"{header(1)} 1\n{header(2)} 1"
+    read = tokenizer.decode(tokenizer.encode(written))
+    if read != written:
+        raise DataError(
+            f"{model}: the tokenizer cannot write steps: {written!r} comes back as {read!r}; the search needs one that "
+            "keeps spaces and newlines"
+        )
 
 
 def _check_prompts_fit(questions: Sequence[Question], context_length: int, source: str) -> None:

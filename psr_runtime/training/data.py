@@ -84,14 +84,13 @@ def sft_samples(
     eft: list[Sample] = []
     if config.ift is not None:
         solutions = read_records(storage, config.ift, IFTRecord)
-        prompts = [tokenizer.prompt_text(templates.solve_messages(record.problem)) for record in solutions]
+        prompts = tokenizer.prompts_ids([templates.solve_messages(record.problem) for record in solutions])
         ift = _samples(prompts, [solution_text(record.steps) for record in solutions], tokenizer, limit, config.ift)
     if config.eft is not None:
         judgements = read_records(storage, config.eft, EFTRecord)
-        prompts = [
-            tokenizer.prompt_text(templates.judge_messages(record.problem, record.steps, record.a, record.b))
-            for record in judgements
-        ]
+        prompts = tokenizer.prompts_ids(
+            [templates.judge_messages(record.problem, record.steps, record.a, record.b) for record in judgements]
+        )
         eft = _samples(prompts, [record.judgement for record in judgements], tokenizer, limit, config.eft)
     return ift, eft
 
@@ -123,20 +122,12 @@ def solution_text(steps: Sequence[str]) -> str:
     return "\n".join(step.rstrip() for step in steps)
 
 
-def _samples(prompts: list[str], responses: list[str], tokenizer: Tokenizer, limit: Limit, source: str) -> list[Sample]:
+def _samples(
+    prompts: list[list[int]], responses: list[str], tokenizer: Tokenizer, limit: Limit, source: str
+) -> list[Sample]:
     samples = []
-    for number, (prompt, response) in enumerate(
-        zip(_encode_all(prompts, tokenizer), _encode_all(responses, tokenizer), strict=True), 1
-    ):
+    for number, (prompt, response) in enumerate(zip(prompts, tokenizer.texts_ids(responses), strict=True), 1):
         sample = Sample(prompt, [*response, tokenizer.eos_id])
         limit.check(sample, source, number)
         samples.append(sample)
     return samples
-
-
-def _encode_all(texts: list[str], tokenizer: Tokenizer) -> list[list[int]]:
-    """`Tokenizer.encode` of each text; all at once is many times quicker."""
-    encoded: list[list[int]] = tokenizer.inner(
-        texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False
-    )["input_ids"]
-    return encoded

@@ -67,7 +67,8 @@ def _train(
     training = config.training
     strategy = STRATEGIES.load(training.strategy)()
     source = fetch_model(context.storage, config.model, context.scratch / "model", "training").folder
-    tokenizer = Tokenizer(source, config.model.chat_template)
+    thinking = config.prompts.thinking if isinstance(config, SFTStage) else None
+    tokenizer = Tokenizer(source, config.model.chat_template, thinking)
     model = load_model(source, config.model.weights, config.seed)
     limit = Limit.of(training.max_length, context_length(source), model.get_input_embeddings().num_embeddings)
     states = ResumeStates(context.storage, join(config.output, "resume"), context.digest)
@@ -97,6 +98,8 @@ def _train(
         chat_template=config.model.chat_template,
         eos_ids=objective.eos_ids,
     )
+    if objective.frame is not None:
+        metadata["frame"] = dict(objective.frame)
     parent = source if config.model.weights == "Pretrained" else None
     changed = _write_fingerprint(folder, model, parent, objective, training.checkpoint_dtype)
     _write_history(folder / HISTORY, history)

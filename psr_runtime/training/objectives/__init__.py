@@ -6,7 +6,7 @@ for both and stand in `stage.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,6 +42,7 @@ class Objective(Protocol):
         groups: sizes of parts of the records that follow each other in every epoch, None for one part.
         tokens: tokens of one pass over all records.
         eos_ids: tokens that end a turn from now on, None to keep what the model says.
+        frame: what the rendering of the prompts depended on (`ChatTemplate.frame`), None where nobody knows.
     """
 
     lengths: Sequence[int]
@@ -49,6 +50,7 @@ class Objective(Protocol):
     groups: Sequence[int] | None
     tokens: int
     eos_ids: Sequence[int] | None
+    frame: Mapping[str, Any] | None
 
     def begin(self, model: Any, updates: Updates) -> None:
         """What has to be known before the first update. Called again when a training goes on."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -38,6 +38,7 @@ class SupervisedFineTuning:
         self.groups: Sequence[int] | None = [len(self._ift), len(self._eft)] if sequential else None
         self.tokens = sum(self.lengths)
         self.eos_ids: Sequence[int] | None = policy.tokenizer.eos_ids
+        self.frame: Mapping[str, Any] | None = policy.tokenizer.chat.frame
 
     def begin(self, model: Any, updates: Updates) -> None:
         """Nothing is computed before."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from psr_runtime.artefacts.checkpoints import fetch_model
+from psr_runtime.artefacts.manifest import read_manifest
 from psr_runtime.config import StepDPOConfig, StepDPOStage
 from psr_runtime.config.results import StepDPOResult, TrainingResult
 from psr_runtime.data.records import Pair
@@ -42,6 +43,8 @@ class StepDPO:
 
     def __init__(self, config: StepDPOStage, context: StageContext, policy: Policy, states: ResumeStates) -> None:
         self._config, self._context, self._policy, self._states = config, context, policy, states
+        manifest = read_manifest(context.storage, config.pairs)
+        self.frame: Mapping[str, Any] | None = manifest.metadata.get("frame") if manifest is not None else None
         self._pairs = policy_pairs(context.storage, config, policy.tokenizer)
         self._layout = LAYOUTS.load(config.training.layout)(self._pairs, config.pairs, policy.limit)
         self._before: Scores = []
