@@ -59,6 +59,15 @@ def unigram(special: Sequence[str] = ("<unk>", "<s>", "</s>")) -> Inner:
     return inner
 
 
+def word_pieces() -> Inner:
+    """WordPiece, as of BERT: what is between words is lost."""
+    words = ["[UNK]", "[SEP]", "Step", "1", "2", ":", "##:"]
+    inner = Inner(models.WordPiece({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    inner.decoder = decoders.WordPiece()
+    return inner
+
+
 def _pieces(special: Sequence[str]) -> list[str]:
     letters = [item.replace(" ", "▁") for item in PLAIN]
     return [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *letters, "St", "Ste", "Step", "▁Step"]
