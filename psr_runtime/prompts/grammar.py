@@ -25,6 +25,8 @@ ONLY_ASKED = re.compile(
     re.IGNORECASE,
 )
 """What right before the phrase makes it a question or a doubt."""
+BEFORE_BOX = re.compile(r"\bthe (?:final )?answer is( not)?(?:\s|[:$*]|\\[\[(])*$", re.IGNORECASE)
+"""The phrase right before a box."""
 OPENING = re.compile(
     r"(?:\s|[:=*_\"“]|\\[\[(]|(?:indeed|thus|therefore|exactly|simply|just|then|still|also|now|already|approximately|"
     r"about|equal to)\b)*",
@@ -93,8 +95,9 @@ def is_final(text: str) -> bool:
 def boxed(text: str) -> str | None:
     r"""Content of the last `\boxed{…}` or `\fbox{…}` that states an answer, or None.
 
-    The box is balanced (escaped braces do not count), is not empty and does not stand in quotation marks. Of boxes in
-    each other the inner one counts. Time grows with the length of the text, however boxes are nested.
+    The box is balanced (escaped braces do not count), is not empty, and stands neither in quotation marks nor after
+    words of doubt (`check whether the answer is`). Of boxes in each other the inner one counts. Time grows with the
+    length of the text, however boxes are nested.
     """
     for content in reversed(_boxes(text)):
         said = BLANK.sub("", content)
@@ -134,7 +137,7 @@ def without_headers(text: str) -> str:
 
 
 def _boxes(text: str) -> list[str]:
-    """Contents of the last balanced boxes that stand in no quotation marks, in the order of their starts."""
+    """Contents of the last balanced boxes that are not only mentioned, in the order of their starts."""
     braces: list[tuple[int, int] | None] = []
     spans: list[tuple[int, int, int]] = []
     for part in BOX_PARTS.finditer(text):
@@ -147,13 +150,17 @@ def _boxes(text: str) -> list[str]:
             if box is not None:
                 spans.append((*box, part.start()))
     last = sorted(spans)[-BOXES:]
-    return [text[content:end] for start, content, end in last if not _is_quoted(text, start, end + 1)]
+    return [text[content:end] for start, content, end in last if not _is_mentioned(text, start, end + 1)]
 
 
-def _is_quoted(text: str, start: int, end: int) -> bool:
-    """Whether quotation marks stand around a box, with dollar signs between them or not."""
-    before, after = text[max(0, start - 8) : start].rstrip("$"), text[end : end + 8].lstrip("$")
-    return before[-1:] in QUOTES and after.lstrip(".,")[:1] == QUOTES[before[-1:]]
+def _is_mentioned(text: str, start: int, end: int) -> bool:
+    """Whether quotation marks stand around a box (dollar signs may be between), or words of doubt before it."""
+    before, after = text[max(0, start - 80) : start], text[end : end + 8].lstrip("$")
+    mark = before.rstrip("$")[-1:]
+    if mark in QUOTES and after.lstrip(".,")[:1] == QUOTES[mark]:
+        return True
+    phrase = BEFORE_BOX.search(before)
+    return phrase is not None and (phrase[1] is not None or ONLY_ASKED.search(before[: phrase.start()]) is not None)
 
 
 def verdict(text: str, *, cut_off: bool = False) -> Literal["A", "B"] | None:
