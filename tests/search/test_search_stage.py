@@ -200,6 +200,20 @@ def test_merge_refuses_what_is_no_shard_or_was_changed(
     assert "shard-2" in capsys.readouterr().err
 
 
+def test_merge_refuses_shards_whose_prompts_were_rendered_otherwise(
+    search: Search, shards: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "shard-1" / "manifest.json"
+    manifest = json.loads(place.read_text())
+    whole = manifest["metadata"].pop("frame")
+    place.write_text(json.dumps(manifest))
+    assert merge(tmp_path, shards) == 0  # version 0.1.0 did not say
+    manifest["metadata"]["frame"] = {**whole, "digest": "sha256:other"}
+    place.write_text(json.dumps(manifest))
+    assert merge(tmp_path, shards, "again") == 65
+    assert "shard-1: its prompts were rendered otherwise than those of" in capsys.readouterr().err
+
+
 # --- problems
 
 

@@ -152,6 +152,30 @@ def test_an_evaluation_asks_and_stops_alike(model: Path, wire: Wire, tmp_path: P
     assert prediction.response == says(PROBLEM, 0)
 
 
+@pytest.mark.parametrize(("prompt", "why"), [({"prompt": "0" * 16}, "the template"), ({}, "the date of that day")])
+def test_a_log_that_was_begun_with_another_prompt_is_not_carried_on(
+    model: Path, wire: Wire, tmp_path: Path, capsys: pytest.CaptureFixture[str], prompt: dict[str, str], why: str
+) -> None:
+    """Logs of version 0.1.0 say nothing of the prompt, and their templates printed the day."""
+    search, evaluation = tmp_path / "search", tmp_path / "evaluate"
+    assert run("search", model, wire, search, **SEARCH) == run("evaluate", model, wire, evaluation) == 0
+    (tree,) = read_records(Storage(), file_uri(search / "trees.jsonl"), Tree)
+    said = {
+        "search": {"level": tree.levels[0].model_dump(mode="json", exclude_none=True)},
+        "evaluate": {"id": "q0", "ids": [7], "ended": "stop"},
+    }
+    for stage, record in said.items():
+        digest = json.loads((tmp_path / stage / "manifest.json").read_text())["digest"]
+        log = tmp_path / f"half-{stage}" / "log"
+        log.mkdir(parents=True)
+        (log / "segment-1.jsonl").write_text(json.dumps({"digest": digest, **prompt, **record}) + "\n")
+        asked = len(wire.bodies)
+        assert run(stage, model, wire, log.parent, **(SEARCH if stage == "search" else {})) == 65
+        error = capsys.readouterr().err
+        assert f"q0: was begun with another prompt than the one that is rendered now ({why}" in error
+        assert len(wire.bodies) == asked
+
+
 def test_a_tokenizer_that_loses_newlines_is_refused_before_anything_is_asked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
