@@ -15,7 +15,7 @@ class EvaluationConfig(Schema):
         "Custom",
         group="psr.benchmarks",
         own="psr_runtime.evaluation.benchmarks",
-        description="How the problem file is read and what is asked. Custom: JSON lines of problem and answer, asked "
+        description="How the problem file is read and what is asked. Custom: problem and answer, asked "
         "by the solver prompt. Packages bring others.",
     )
     grader: PluginName = plugin(
@@ -34,7 +34,7 @@ class EvaluateMethod(Schema):
     """Greedy, zero-shot accuracy of a model on a problem file. Paper §4."""
 
     model: ModelSource = method(description="The model.")
-    problems: Uri = input_uri(description="Problem file with answers (JSON lines: problem, answer).")
+    problems: Uri = input_uri(description="Problems with answers, in any form of docs/data.md (problem, answer).")
     prompts: Prompts = method(Prompts(), description="The solver prompt.")
     evaluation: EvaluationConfig = method(EvaluationConfig(), description="Decoding and grading.")
 

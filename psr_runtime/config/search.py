@@ -80,7 +80,9 @@ class SearchMethod(Schema):
     """Search, judge, pair: M(i) -> preference pairs. Paper §3.3."""
 
     model: ModelSource = method(description="The policy M(i), which is its own judge.")
-    problems: Uri = input_uri(description="Problem file (JSON lines: id, problem). Answers in it are not read.")
+    problems: Uri = input_uri(
+        description="Problems (id, problem), in any form of docs/data.md. Answers in them are not read."
+    )
     questions: Questions = method(description="The window of problems of this round.")
     prompts: Prompts = method(Prompts(), description="Prompts of both skills.")
     search: SearchConfig = method(SearchConfig(), description="Step search.")

@@ -84,9 +84,13 @@ class SFTMethod(Schema):
     """Fine-tune M0 to M1 on IFT and EFT records. Paper §3.2, §4."""
 
     model: ModelSource = method(description="The base model, M0.")
-    ift: Uri | None = input_uri(None, description="IFT records (JSON lines: problem, steps): problems solved in steps.")
+    ift: Uri | None = input_uri(
+        None, description="IFT records: problems solved in steps, in any form of docs/data.md (problem, steps)."
+    )
     eft: Uri | None = input_uri(
-        None, description="EFT records (JSON lines: problem, steps, a, b, judgement): judgements of candidate steps."
+        None,
+        description="EFT records: judgements of candidate steps, in any form of docs/data.md (problem, steps, a, b, "
+        "judgement).",
     )
     prompts: Prompts = method(Prompts(), description="Prompts of both skills.")
     training: SFTConfig = method(SFTConfig(), description="Fine-tuning.")
@@ -108,7 +112,15 @@ class StepDPOMethod(Schema):
 
     model: ModelSource = method(description="The policy to train, M(i).")
     reference: ModelSource | None = method(None, description="Reference policy. Unset: the policy itself (ours).")
-    pairs: Uri = input_uri(description="Pair set: an artefact of PreferenceGeneration, or a JSON-lines file of pairs.")
+    pairs: Uri = input_uri(
+        description="Pair set: an artefact of PreferenceGeneration, or preferences from elsewhere in any form of "
+        "docs/data.md. Those that are text are tokenised under the model's chat template."
+    )
+    prompts: Prompts = method(
+        Prompts(),
+        later=True,
+        description="The solver prompt for problems of preferences that are text. Pairs of a search have theirs. Ours.",
+    )
     training: StepDPOConfig = method(StepDPOConfig(), description="Step-wise DPO.")
     seed: int = method(0, ge=0, lt=2**31, description="Seed of the order of pairs.")
 

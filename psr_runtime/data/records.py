@@ -1,4 +1,4 @@
-"""What a line of each data set holds. Every data set is JSON lines; `reading.py` checks them at the door."""
+"""What the records of each data set hold, once they were read at the door (`reading.py`)."""
 
 from __future__ import annotations
 
@@ -84,6 +84,40 @@ class EFTRecord(UserRecord):
         if "[[A]]" not in value and "[[B]]" not in value:
             raise ValueError("must hold the verdict [[A]] or [[B]]")
         return value
+
+
+class Preference(UserRecord):
+    """A preference that is text, as people bring it. The model's tokenizer makes a `Pair` of it (`tokenised.py`).
+
+    Attributes:
+        problem: what the solver prompt asks; empty where `messages` are the prompt.
+        messages: a chat to be rendered as it is, `role` and `content` each.
+        steps: the steps before, each with its `Step n: ` header.
+        chosen, rejected: the better and the worse continuation. After a problem each is one step with its header;
+            of a preference between whole answers they are the answers.
+        whole: whether they are whole answers.
+    """
+
+    problem: str = ""
+    messages: list[dict[str, str]] | None = None
+    steps: list[str] = []
+    chosen: str = Field(min_length=1)
+    rejected: str = Field(min_length=1)
+    whole: bool = False
+
+
+class StepLabel(UserRecord):
+    """Whether a step is right, as step labels say it. Two siblings of which one is right make a `Preference`.
+
+    Attributes:
+        steps: the steps before, each with its `Step n: ` header.
+        step: the step, with its header.
+    """
+
+    problem: str = Field(min_length=1)
+    steps: tuple[str, ...] = ()
+    step: str = Field(min_length=1)
+    right: bool
 
 
 Ended = Literal["stop", "eos", "length"]

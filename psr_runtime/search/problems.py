@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import random
 import sys
 from collections.abc import Sequence
 
 from psr_runtime.config import Questions
-from psr_runtime.data.reading import read_records, with_ids
+from psr_runtime.data.reading import open_door, print_said, with_ids
 from psr_runtime.data.records import SearchProblem
+from psr_runtime.data.schemas import Purpose
 from psr_runtime.engine import seed_of
 from psr_runtime.protocol.errors import DataError
 from psr_runtime.storage import Storage
 
 
 def load_problems(storage: Storage, uri: str) -> list[SearchProblem]:
-    """Problems for the search: id and text. Everything else in the file is dropped here, answers first of all."""
-    problems = with_ids(read_records(storage, uri, SearchProblem))
-    first = json.loads(next(line for line in storage.read(uri).split(b"\n") if line.strip()))
-    dropped = sorted(set(first) - {"id", "problem", "question"})
+    """Problems for the search: id and text. Everything else in the file is dropped here, answers first of all.
+
+    Raises:
+        InputMissing: no such file or folder.
+        DataError: a record is wrong, or an id stands twice.
+    """
+    door = open_door(storage, uri, Purpose.PROBLEMS)
+    problems = with_ids(door.records())
+    print_said(door)
+    dropped = sorted(set(door.fields) - {"id", "problem", "question"})
     if dropped:
         print(f"search: {uri}: {', '.join(dropped)} not read; the search sees no answers", file=sys.stderr)
     return problems

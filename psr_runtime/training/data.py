@@ -2,17 +2,20 @@
 
 SFT: the prompt is a rendered chat up to the assistant's turn, the response is the solution or the judgement and the
 token that ends the turn; the template's newline after that token is not trained on. Step-DPO: prompt and response
-are the ids of a pair exactly as they were sampled; nothing is tokenised again and nothing is added to them.
+are the ids of a pair exactly as they were sampled; nothing is tokenised again and nothing is added to them. Preferences
+that people bring as text are tokenised once, at the door (`psr_runtime.data.tokenised`).
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from psr_runtime.config import SFTStage, StepDPOStage
 from psr_runtime.data.reading import read_pairs, read_records
 from psr_runtime.data.records import EFTRecord, IFTRecord, Pair
+from psr_runtime.data.tokenised import PairEncoder
 from psr_runtime.prompts.templates import Templates
 from psr_runtime.prompts.tokens import Tokenizer
 from psr_runtime.protocol.errors import DataError
@@ -96,13 +99,17 @@ def sft_samples(
 
 
 def policy_pairs(storage: Storage, config: StepDPOStage, tokenizer: Tokenizer) -> list[Pair]:
-    """The pair set of a configuration.
+    """The pair set of a configuration. Preferences that are text become pairs of the policy's tokenizer here.
 
     Raises:
         InputMissing: no such set.
         DataError: a broken line, or pairs made with another tokenizer than the policy's.
     """
-    pairs = read_pairs(storage, config.pairs)
+    encoder = PairEncoder(tokenizer, Templates.of(config.prompts))
+    brought = enumerate(read_pairs(storage, config.pairs), 1)
+    pairs = [item if isinstance(item, Pair) else encoder.pair(item, number) for number, item in brought]
+    for line in encoder.said():
+        print(f"step-dpo: {config.pairs}: {line}", file=sys.stderr)
     for number, pair in enumerate(pairs, 1):
         if pair.tokenizer_digest != tokenizer.digest:
             raise DataError(

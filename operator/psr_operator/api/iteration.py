@@ -38,7 +38,9 @@ class Loop(Upkeep):
     """What a round and a run of rounds share: method and hardware of searching and training."""
 
     model: ModelSource = method(description="The model to improve.")
-    problems: Uri = input_uri(description="Problem file (JSON lines: id, problem). Answers in it are not read.")
+    problems: Uri = input_uri(
+        description="Problems (id, problem), in any form of docs/data.md. Answers in them are not read."
+    )
     prompts: Prompts = method(Prompts(), description="Prompts of both skills.")
     search: SearchConfig = method(SearchConfig(), description="Step search.")
     judge: JudgeConfig = method(JudgeConfig(), description="Self-judging.")

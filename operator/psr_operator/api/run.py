@@ -38,7 +38,7 @@ class RunEvaluation(Schema):
     """An evaluation of every model of a run."""
 
     name: Name = method(description="Name of the evaluation.")
-    problems: Uri = input_uri(description="Problem file with answers (JSON lines: problem, answer).")
+    problems: Uri = input_uri(description="Problems with answers, in any form of docs/data.md (problem, answer).")
     evaluation: EvaluationConfig = method(EvaluationConfig(), description="Decoding and grading.")
     required: bool = operation(False, description="Whether the run is Stalled when this evaluation is.")
 
