@@ -1,10 +1,10 @@
 """Preferences that are text, as pairs of token ids: under the model's own chat template and by its own tokenizer.
 
 The prompt is rendered once. What follows it, the steps before and then the chosen or the rejected one, is the
-assistant's text, as fine-tuning tokenises it. Each step's ids are those that it has after the steps before, so chosen and
-rejected share the ids of all that stands before them. Where a tokenizer would merge the end of one step with the
-beginning of the next into one token, the next step is tokenised alone: a border between steps is never inside a token, as
-in sampling. How often that happened is counted.
+assistant's text, as fine-tuning tokenises it. Each step's ids are those that it has after the steps before, so chosen
+and rejected share the ids of all that stands before them. Where a tokenizer would merge the end of one step with the
+beginning of the next into one token, the next step is tokenised alone: a border between steps is never inside a token,
+as in sampling. How often that happened is counted.
 
 Nothing is added but the line break that ends a step which another one follows. No token that ends a turn is added: a
 preference says nothing of where to stop.

@@ -102,7 +102,9 @@ def test_lists_stand_in_csv_cells_as_json(tmp_path: Path) -> None:
     with open(tmp_path / "ift.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerows([["question", "steps"], ["1 + 2?", json.dumps(steps)]])
-    assert read_records(STORAGE, file_uri(tmp_path / "ift.csv"), IFTRecord) == [IFTRecord(problem="1 + 2?", steps=steps)]
+    assert read_records(STORAGE, file_uri(tmp_path / "ift.csv"), IFTRecord) == [
+        IFTRecord(problem="1 + 2?", steps=steps)
+    ]
 
 
 BROKEN = {
@@ -183,7 +185,10 @@ def test_the_front_matter_says_the_splits(tmp_path: Path) -> None:
 
 
 FOLDERS: dict[str, tuple[dict[str, int], str]] = {
-    "two splits of no purpose": ({"easy_00000_of_00001": 1, "hard_00000_of_00001": 2}, "none is called train; there are"),
+    "two splits of no purpose": (
+        {"easy_00000_of_00001": 1, "hard_00000_of_00001": 2},
+        "none is called train; there are",
+    ),
     "nothing": ({}, "holds no data file"),
 }
 
@@ -212,7 +217,10 @@ def test_what_the_library_saves_is_read(tmp_path: Path, monkeypatch: pytest.Monk
     rows.save_to_disk(tmp_path / "one", num_shards=2)
     assert problems(file_uri(tmp_path / "one")) == ["p0", "p1", "p2", "p3"]
     DatasetDict(train=rows.select([1]), test=rows.select([2])).save_to_disk(tmp_path / "two")
-    assert (problems(file_uri(tmp_path / "two")), problems(file_uri(tmp_path / "two"), split="test")) == (["p1"], ["p2"])
+    assert (problems(file_uri(tmp_path / "two")), problems(file_uri(tmp_path / "two"), split="test")) == (
+        ["p1"],
+        ["p2"],
+    )
 
 
 def test_nothing_there_is_missing(tmp_path: Path) -> None:

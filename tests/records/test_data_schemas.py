@@ -32,7 +32,10 @@ def read(folder: Path, purpose: Purpose, *records: Fields) -> list[Any]:
 
 # --- what is read as what: one case a cell of the table -------------------------------------------------------
 
-GSM8K = {"question": "48 and half?", "answer": "Half is 48/2 = <<48/2=24>>24.\n\n48+24 = <<48+24=72>>72 in all.\n#### 72"}
+GSM8K = {
+    "question": "48 and half?",
+    "answer": "Half is 48/2 = <<48/2=24>>24.\n\n48+24 = <<48+24=72>>72 in all.\n#### 72",
+}
 MATH = {"problem": "x?", "level": "1", "solution": "First:\n\n\\[x\n\n=1\\]\n\nSo $\\boxed{\\frac{1}{2}}$."}
 NUMINA = {"source": "cn", "problem": "x?", "solution": "Step 1: a\nStep 2: \\boxed{3}", "messages": []}
 PHASE_1 = {
@@ -55,7 +58,12 @@ PHASE_1 = {
     },
 }
 PHASE_2 = {
-    "question": {"problem": "y?", "ground_truth_answer": None, "ground_truth_solution": "s", "pre_generated_steps": ["a"]},
+    "question": {
+        "problem": "y?",
+        "ground_truth_answer": None,
+        "ground_truth_solution": "s",
+        "pre_generated_steps": ["a"],
+    },
     "label": {
         "steps": [
             {"completions": [{"text": "a", "rating": 1, "flagged": False}], "chosen_completion": 0},
@@ -229,7 +237,9 @@ def test_what_holds_nothing_is_counted_and_said(tmp_path: Path) -> None:
     assert (opened.rows, dict(opened.dropped)) == (3, {"no path of right steps to an answer": 2})
     assert "not read as ift: no path of right steps to an answer (2)" in opened.said()[0]
     same = {**PLAIN, "rejected": "2"}
-    with pytest.raises(DataError, match=r"nothing in it is read as pairs \(chosen and rejected are the same text \(1\)\)"):
+    with pytest.raises(
+        DataError, match=r"nothing in it is read as pairs \(chosen and rejected are the same text \(1\)\)"
+    ):
         read(tmp_path, Purpose.PAIRS, same)
 
 
@@ -264,15 +274,27 @@ WRONG_RECORDS: list[tuple[Purpose, Fields, str]] = [
     (Purpose.EVALUATION, {"text": "x"}, "problem: Field required .the record has no form that is known"),
     (Purpose.IFT, {"problem": "x?", "steps": ["a"]}, r"the line: Value error, steps\[0\] must start with 'Step 1:'"),
     (Purpose.IFT, {**GSM8K, "answer": "24\n#### "}, "answer: nothing follows ####"),
-    (Purpose.IFT, {"problem": "x?", "answer": "2"}, r"steps: Field required \(this is PSR problems: it holds no solution"),
+    (
+        Purpose.IFT,
+        {"problem": "x?", "answer": "2"},
+        r"steps: Field required \(this is PSR problems: it holds no solution",
+    ),
     (Purpose.EFT, {**JUDGED, "chosen": "A"}, r"chosen: must hold the verdict \[\[A\]\] or"),
     (Purpose.EFT, {**TRL_JUDGED, "prompt": "x?"}, "prompt: must be a judge prompt"),
     (Purpose.EFT, STEPWISE, ".*labels are no judgement in words; read it as pairs"),
     (Purpose.PAIRS, {**SHEPHERD, "label": "x?"}, "label: must repeat input, with . or - in the place of ки number 1"),
     (Purpose.PAIRS, {**STEPWISE, "labels": [True]}, "labels: must hold true or false for each of the 2 completions"),
     (Purpose.PAIRS, {**CHAT, "chosen": [USER]}, "chosen: must end in one message of the assistant"),
-    (Purpose.PAIRS, {**CHAT, "chosen": [{"role": "assistant"}]}, r"chosen\[0\]: must be a message with role and content"),
-    (Purpose.PAIRS, {"chosen": "a b", "rejected": "c d"}, "prompt: there is none, and chosen and rejected begin different"),
+    (
+        Purpose.PAIRS,
+        {**CHAT, "chosen": [{"role": "assistant"}]},
+        r"chosen\[0\]: must be a message with role and content",
+    ),
+    (
+        Purpose.PAIRS,
+        {"chosen": "a b", "rejected": "c d"},
+        "prompt: there is none, and chosen and rejected begin different",
+    ),
     (Purpose.PAIRS, {**STEP_DPO, "rejected": None}, "rejected: must hold text"),
     (Purpose.PAIRS, {"prompt_ids": [1], "chosen_ids": [2], "rejected_ids": ["x"]}, "problem_id: Field required"),
     (Purpose.PAIRS, MATH, r"the record holds no preference \(this is MATH: it holds no preference\)"),
@@ -291,7 +313,9 @@ def test_a_wrong_record_is_named_and_a_right_one_shown(
 def test_nested_faults_name_the_whole_path(tmp_path: Path) -> None:
     label = json.loads(json.dumps(PHASE_1["label"]))
     label["steps"][2]["completions"][0]["rating"] = 5
-    with pytest.raises(DataError, match=r"line 2: label\.steps\[2\]\.completions\[0\]\.rating: must be -1, 0, 1 or null"):
+    with pytest.raises(
+        DataError, match=r"line 2: label\.steps\[2\]\.completions\[0\]\.rating: must be -1, 0, 1 or null"
+    ):
         read(tmp_path, Purpose.PAIRS, PHASE_1, {**PHASE_1, "label": label})
 
 
