@@ -15,7 +15,7 @@ from psr_operator.cli import main
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["run"], ["wait"], ["report"], ["operator"], ["crds"], ["explain"]],
+    [[], ["run"], ["wait"], ["report"], ["operator"], ["crds"], ["explain"], ["data"]],
     ids=lambda words: " ".join(words),
 )
 def test_every_help_has_examples_and_exit_codes(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,7 +73,7 @@ def test_the_planner_and_the_command_line_need_no_framework(module: str) -> None
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     )
     assert "psr_operator" in loaded
-    assert not loaded & {"torch", "transformers", "kopf", "kubernetes", "boto3", "botocore", "httpx", "vllm"}
+    assert not loaded & {"torch", "transformers", "kopf", "kubernetes", "boto3", "botocore", "httpx", "vllm", "pyarrow"}
 
 
 def test_every_command_has_a_file_of_its_own() -> None:

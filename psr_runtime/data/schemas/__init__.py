@@ -7,7 +7,8 @@ its `Schema` and put it into the table, before those whose fields it has, too.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from psr_runtime.data.schemas.base import KINDS, Dropped, Fields, Purpose, Reads, Schema, WrongField
 from psr_runtime.data.schemas.labels import OMEGA, PRM800K, SHEPHERD, STEPWISE
@@ -32,6 +33,7 @@ __all__ = [
     "accepted",
     "documented",
     "example_line",
+    "reads",
     "schema_of",
 ]
 
@@ -60,6 +62,21 @@ def schema_of(fields: Fields, purpose: Purpose) -> Schema | None:
     fitting = [schema for schema in SCHEMAS if schema.fits(fields)]
     readable = (schema for schema in fitting if isinstance(schema.cells[purpose], Reads))
     return next(readable, fitting[0] if fitting else None)
+
+
+def reads(value: Any, purpose: Purpose) -> bool:
+    """Whether a purpose can read what stands in a row, were it alone."""
+    schema = schema_of(value, purpose) if isinstance(value, Mapping) else None
+    cell = schema.cells[purpose] if schema is not None else None
+    if not isinstance(cell, Reads):
+        return False
+    try:
+        cell.read(value)
+    except Dropped:
+        return True
+    except ValueError:
+        return False
+    return True
 
 
 def example_line(schema: Schema) -> str:
