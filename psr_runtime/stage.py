@@ -30,6 +30,7 @@ from pydantic import BaseModel, ValidationError
 
 from psr_runtime.artefacts.manifest import InputEntry, digest_of_input, other_digest, read_manifest
 from psr_runtime.artefacts.ownership import check_output, claim_prefix
+from psr_runtime.artefacts.pins import pinned_inputs
 from psr_runtime.artefacts.publishing import clear_claim, publish
 from psr_runtime.config import StageConfig, input_uris, stage_digest
 from psr_runtime.config.results import StageResult
@@ -161,6 +162,8 @@ def _run(stage: Stage, document: str, source: str, stop: threading.Event) -> dic
     if config.owner is not None:
         claim_prefix(storage, config.owner)
         check_output(storage, config.output, config.owner)
+    prefix = config.owner.uri if config.owner is not None else config.output
+    config = pinned_inputs(storage, config, prefix)
     inputs = {
         path: InputEntry(uri=uri, digest=digest_of_input(storage, uri)) for path, uri in input_uris(config).items()
     }

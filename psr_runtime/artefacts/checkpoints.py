@@ -29,6 +29,7 @@ MAKERS = makers(Makes.CHECKPOINT)
 FINGERPRINT = "fingerprint.json"
 WEIGHTS = ".safetensors"
 INDEX = "model.safetensors.index.json"
+OTHER_WEIGHTS = (".bin", ".bin.index.json", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".pt", ".pth")
 
 Part = Literal["training", "serving"]
 
@@ -84,7 +85,7 @@ def fetch_model(storage: Storage, source: ModelSource, to: Path, part: Part) -> 
     layout = _layout(manifest.stage, manifest.metadata, source.uri)
     folder = fetch(storage, source.uri, to, below=layout[part])
     fingerprint = json.loads(read_file(storage, source.uri, FINGERPRINT))
-    return LocalModel(folder, manifest.identity, fingerprint)
+    return LocalModel(folder, storage.version(source.uri) or manifest.identity, fingerprint)
 
 
 def fetch_all_but_weights(storage: Storage, source: ModelSource, to: Path, part: Part) -> LocalModel:
@@ -116,7 +117,7 @@ def fetch_all_but_weights(storage: Storage, source: ModelSource, to: Path, part:
     _check_index(folder, set(wanted))
     fingerprint = json.loads(read_file(storage, source.uri, FINGERPRINT))
     weights = RemoteWeights(remote, sum(wanted.values()), storage.local_path(remote))
-    return LocalModel(folder, manifest.identity, fingerprint, weights)
+    return LocalModel(folder, storage.version(source.uri) or manifest.identity, fingerprint, weights)
 
 
 def fetch_tokenizer(storage: Storage, source: ModelSource, to: Path, thinking: bool | None = None) -> Tokenizer:
@@ -177,16 +178,25 @@ def _fetch_plain(storage: Storage, uri: str, to: Path, *, weights: bool) -> tupl
     if weights and not any(name.endswith(WEIGHTS) for name in objects):
         raise InputMissing(f"{uri}: no *{WEIGHTS}; the checkpoint is incomplete (weights: Random starts fresh)")
     place = storage.local_path(uri)
+    version = storage.version(uri)
     if place is None:
         place = to
+        if version is not None:
+            objects = {name: item for name, item in objects.items() if _is_of_model(name)}
         with ThreadPoolExecutor(PARALLEL) as pool:
             fetched = {name: pool.submit(storage.download, item, to / name) for name, item in objects.items()}
-            digest = digest_of_content({name: task.result() for name, task in fetched.items() if is_content(name)})
+            contents = {name: task.result() for name, task in fetched.items() if is_content(name)}
+        digest = version or digest_of_content(contents)
     else:
         digest = digest_of_input(storage, uri)
     if weights:
         _check_safetensors(place)
     return place, digest
+
+
+def _is_of_model(name: str) -> bool:
+    """Whether a file of a hub's repository is needed: weights in other formats, and what lies in folders, are not."""
+    return is_content(name) and "/" not in name and not name.endswith(OTHER_WEIGHTS)
 
 
 def _check_sizes(storage: Storage, uri: str, wanted: dict[str, int]) -> None:

@@ -151,7 +151,8 @@ def require_manifest(storage: Storage, uri: str, stages: tuple[str, ...]) -> Man
 
 
 def digest_of_input(storage: Storage, uri: str) -> str:
-    """Digest of an input: its manifest's identity, or of its content where it has no manifest.
+    """Digest of an input: its version where its store has versions (the commit of a hub), its manifest's identity, or
+    of its content where it has no manifest.
 
     Content is names and bytes of the files below `uri`, the same on every store. Hidden files (`.git`, `.cache`) are
     no content.
@@ -159,6 +160,9 @@ def digest_of_input(storage: Storage, uri: str) -> str:
     Raises:
         InputMissing: nothing is there.
     """
+    version = storage.version(uri)
+    if version is not None:
+        return version
     manifest = read_manifest(storage, uri)
     if manifest is not None:
         return manifest.identity

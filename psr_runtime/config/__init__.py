@@ -8,6 +8,7 @@ What does not belong here: reading files, clients, defaults that depend on the m
 from psr_runtime.config.digest import input_uris, method_fields, stage_digest
 from psr_runtime.config.evaluation import EvaluateMethod, EvaluateStage, EvaluationConfig
 from psr_runtime.config.fields import (
+    HUB,
     LATER,
     MANY,
     MARK,
@@ -42,6 +43,7 @@ from psr_runtime.config.training import (
 )
 
 __all__ = [
+    "HUB",
     "LATER",
     "MANY",
     "MARK",

@@ -137,9 +137,12 @@ def _one_of(chars: str) -> str:
     return f"[{''.join(ranges)}{'-' if '-' in chars else ''}]"
 
 
-URI = rf"^(file:///|s3://[a-z0-9][a-z0-9.-]{{1,61}}[a-z0-9]/|{other_scheme(['file', 's3'])}://).+$"
+HUB = "hf://"
+REPOSITORY = r"(datasets/)?[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+(@[^/@]+)?(/.*)?"
+URI = rf"^((file:///|s3://[a-z0-9][a-z0-9.-]{{1,61}}[a-z0-9]/|{other_scheme(['file', 's3', 'hf'])}://).+|{HUB}{REPOSITORY})$"
 Uri = Annotated[str, StringConstraints(pattern=URI, max_length=1024)]
-"""`file:///…`, `s3://bucket/…`, or the URI of another scheme, which a package brings (`psr_runtime.storage`)."""
+"""`file:///…`, `s3://bucket/…`, `hf://org/name@revision/…` (`hf://datasets/…`), or the URI of another scheme, which a
+package brings (`psr_runtime.storage`)."""
 Text = Annotated[str, StringConstraints(max_length=16384)]
 PluginName = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Za-z0-9]*$", max_length=40)]
 """Name of an implementation that a package may bring."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from psr_runtime.config.fields import MANY, Schema, operation
+from psr_runtime.config.fields import MANY, Schema, Uri, operation
 from psr_runtime.config.model import ModelSource
 from psr_runtime.config.storage import StorageAccess
 from psr_runtime.protocol import API_PORT
@@ -65,6 +65,9 @@ class ServeStage(Schema):
     host: Annotated[str, StringConstraints(max_length=64)] = operation("127.0.0.1", description="Address to bind.")
     port: int = operation(API_PORT, ge=1, le=65534, description="Port of the OpenAI API; the next one is for control.")
     scratch: Annotated[str, StringConstraints(max_length=1024)] = operation(description="Folder for checkpoints.")
+    pins: Uri | None = operation(
+        None, description="Storage prefix below which the commits of hf:// URIs are recorded. Unset: nowhere."
+    )
 
 
 class ModelOrder(Schema):

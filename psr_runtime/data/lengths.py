@@ -50,7 +50,7 @@ def tokens_of(record: BaseModel, tokenizer: Tokenizer, templates: Templates) -> 
             raise TypeError(f"no tokens of {type(record).__name__} are known")
     first, *others = texts_of(record).items()
     tokens = {first[0]: len(tokenizer.prompt_ids(asked))}
-    return tokens | {name: len(tokenizer.encode(text)) for name, text in others}
+    return tokens | {name: len(tokenizer.texts_ids([text])[0]) for name, text in others}
 
 
 def percentiles(lengths: Sequence[int]) -> dict[str, int]:

@@ -6,8 +6,8 @@ and rejected share the ids of all that stands before them. Where a tokenizer wou
 beginning of the next into one token, the next step is tokenised alone: a border between steps is never inside a token,
 as in sampling. How often that happened is counted.
 
-Nothing is added but the line break that ends a step which another one follows. No token that ends a turn is added: a
-preference says nothing of where to stop.
+Special tokens in the texts are text. Nothing is added but the line break that ends a step which another one follows. No
+token that ends a turn is added: a preference says nothing of where to stop.
 """
 
 from __future__ import annotations
@@ -97,12 +97,12 @@ class PairEncoder:
 
     def _continued(self, before: str, text: str) -> tuple[list[int], bool]:
         """Ids of `text` after `before`, and whether they had to be those of the text alone."""
+        head, whole, alone = self._tokenizer.texts_ids([before, before + text, text])
         if not before:
-            return self._tokenizer.encode(text), False
-        head, whole = self._tokenizer.encode(before), self._tokenizer.encode(before + text)
+            return alone, False
         if whole[: len(head)] == head and len(whole) > len(head):
             return whole[len(head) :], False
-        return self._tokenizer.encode(text), True
+        return alone, True
 
 
 def _line(step: str) -> str:

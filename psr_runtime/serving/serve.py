@@ -30,6 +30,7 @@ from pydantic import ValidationError
 from psr_runtime.artefacts.checkpoints import FINGERPRINT, LocalModel, fetch_all_but_weights, fetch_model
 from psr_runtime.artefacts.fingerprint import Check, Fingerprint, compare, noise_of
 from psr_runtime.artefacts.manifest import read_manifest
+from psr_runtime.artefacts.pins import pinned_model
 from psr_runtime.config import ModelSource, ServeStage
 from psr_runtime.protocol import ExitCode, FailureReason, ServerPhase, TerminationMessage, control_port
 from psr_runtime.protocol.errors import ConfigurationError, DataError, StageError
@@ -219,6 +220,7 @@ class Server:
         self._set_state(state=ServerPhase.FETCHING, message=f"fetching {source.uri}")
         if source.weights == "Random":
             raise ConfigurationError(f"{source.uri}: weights: Random has nothing to serve; train it first")
+        source = pinned_model(self._storage, source, self._config.pins)
         model = self._fetch(source)
         if digest is not None and model.digest != digest:
             raise DataError(
@@ -237,7 +239,8 @@ class Server:
     def _fetch(self, source: ModelSource) -> LocalModel:
         """The model on this machine. A container that starts again goes on where the last one's download ended."""
         manifest = read_manifest(self._storage, source.uri)
-        known = f"{source.uri} {manifest.identity}" if manifest is not None else secrets.token_hex(16)
+        version = manifest.identity if manifest is not None else self._storage.version(source.uri)
+        known = f"{source.uri} {version}" if version is not None else secrets.token_hex(16)
         place = self._scratch / "models" / hashlib.sha256(known.encode()).hexdigest()[:16]
         if self._config.engine.weights == "Stream":
             require_streamer(source.uri)

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from psr_runtime.config import StorageAccess
 from psr_runtime.protocol.errors import InputMissing
@@ -97,6 +97,23 @@ class Store(Protocol):
 
     def download(self, uri: str, path: Path, hash: HashName) -> str:
         """Write an object's content to a file, whose folder may be missing; its digest by `hash`, in hexadecimal."""
+        ...
+
+
+@runtime_checkable
+class Versioned(Protocol):
+    """What a store has besides, whose URIs may name something that moves: a branch of a repository."""
+
+    def moves(self, uri: str) -> bool:
+        """Whether a URI may name other content tomorrow. Nothing is asked of the store for that."""
+        ...
+
+    def resolve(self, uri: str) -> str:
+        """The URI with what it names fixed: it names the same content for ever."""
+        ...
+
+    def version(self, uri: str) -> str:
+        """Digest of what a URI names, `sha256:` and 64 hexadecimal digits, without reading the content."""
         ...
 
 

@@ -18,12 +18,16 @@ from psr_runtime.protocol import MOUNTS_VARIABLE
 from psr_runtime.protocol.errors import ConfigurationError
 from psr_runtime.storage.files import mounts_from
 from psr_runtime.storage.hashes import HashName, sha256_of
-from psr_runtime.storage.store import Scheme, Store, StoredObject
+from psr_runtime.storage.store import Scheme, Store, StoredObject, Versioned
 
 SCHEMES: Registry[Scheme] = Registry(
     "psr.storage",
     "URI scheme",
-    {"file": "psr_runtime.storage.files:FileStore", "s3": "psr_runtime.storage.s3:S3Store"},
+    {
+        "file": "psr_runtime.storage.files:FileStore",
+        "s3": "psr_runtime.storage.s3:S3Store",
+        "hf": "psr_runtime.storage.hub:HubStore",
+    },
 )
 
 
@@ -114,6 +118,21 @@ class Storage:
         """Whether an object (not a folder) is there."""
         first = next(self._store(uri).list(uri), None)  # an object sorts before all whose names begin with its own
         return first is not None and first.uri == uri
+
+    def moves(self, uri: str) -> bool:
+        """Whether a URI names a version that may become another, a branch say."""
+        store = self._store(uri)
+        return isinstance(store, Versioned) and store.moves(uri)
+
+    def resolve(self, uri: str) -> str:
+        """The URI with what it names fixed, where its store has versions: a branch becomes a commit. Else itself."""
+        store = self._store(uri)
+        return store.resolve(uri) if isinstance(store, Versioned) else uri
+
+    def version(self, uri: str) -> str | None:
+        """Digest of the version that a URI names, `sha256:…`; None where its store has no versions."""
+        store = self._store(uri)
+        return store.version(uri) if isinstance(store, Versioned) else None
 
     def local_path(self, uri: str) -> Path | None:
         """Where a URI lies in the file system of this machine; None for one that lies elsewhere."""

@@ -29,7 +29,18 @@ def test_what_is_no_scheme_is_no_other_scheme(text: str) -> None:
 
 @pytest.mark.parametrize(
     "uri",
-    ["file:///a", "s3://bucket/a", "s3://b.u-3/a b", "gs://bucket/a", "fil://a", "files://a", "s3a://b/c", "s://a"],
+    [
+        "file:///a",
+        "hf://a/b",
+        "hf://datasets/a/b@main/c",
+        "s3://bucket/a",
+        "s3://b.u-3/a b",
+        "gs://bucket/a",
+        "fil://a",
+        "files://a",
+        "s3a://b/c",
+        "s://a",
+    ],
 )
 def test_uris_are_taken(uri: str) -> None:
     assert TypeAdapter(Uri).validate_python(uri) == uri
@@ -50,6 +61,7 @@ def test_uris_are_taken(uri: str) -> None:
             "s3://bucket/",
             "s3:///a",
         ),
+        *("hf://a", "hf://a/", "hf://a/b@", "hf://a/b@c@d", "HF://a/b"),
         *("S3://b/a", "/a", "a", "://a", "gs:/a", "gs://", "GS://bucket/a"),
     ],
 )

@@ -57,4 +57,4 @@ def test_a_stage_reads_and_publishes_there(tmp_path: Path, capsys: pytest.Captur
     assert (run_stage("merge", config), json.loads(capsys.readouterr().out)["problems"]) == (0, 1)
     assert OBJECTS[join("mem://runs/pairs", "trees.jsonl")].decode() == tree.to_line()
     SCHEMES.unregister("mem")
-    assert (run_stage("merge", config), "there are file, s3" in capsys.readouterr().err) == (64, True)
+    assert (run_stage("merge", config), "there are file, hf, s3" in capsys.readouterr().err) == (64, True)

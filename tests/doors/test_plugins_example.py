@@ -116,4 +116,4 @@ def test_without_the_package_its_names_are_refused(speaker: Path, tmp_path: Path
     assert "judge.strategy: nobody brings 'Shortest'; there are Pairwise." in done.stderr
     done = searched(None, speaker, tmp_path, "share://team/pairs")
     assert done.returncode == 64
-    assert "nobody brings 'share'; there are file, s3." in done.stderr
+    assert "nobody brings 'share'; there are file, hf, s3." in done.stderr

@@ -138,7 +138,7 @@ def test_a_scheme_that_nobody_brings_is_refused_with_the_names_that_are_there(ru
     for changed in ({"output": "gs://bucket/x"}, {"source": "gs://bucket/x"}):
         ended = run(config, **changed)
         assert (ended.code, ended.message["reason"]) == (64, "ConfigurationError")
-        assert "gs://bucket/x: URI scheme: nobody brings 'gs'; there are file, s3" in ended.err
+        assert "gs://bucket/x: URI scheme: nobody brings 'gs'; there are file, hf, s3" in ended.err
 
 
 def test_what_is_no_json_is_refused(run: Run) -> None:

@@ -111,7 +111,7 @@ def test_files_travel_whole(place: Place, tmp_path: Path, size: int) -> None:
 
 
 OTHER = {
-    "http://host/x": "http://host/x: URI scheme: nobody brings 'http'; there are file, s3",
+    "http://host/x": "http://host/x: URI scheme: nobody brings 'http'; there are file, hf, s3",
     "file://host/x": "write file:/// and the path",
     "/a/path": "no URI; write it with its scheme",
 }

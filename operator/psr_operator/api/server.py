@@ -59,6 +59,11 @@ class PolicyServerSpec(ServerTemplate):
     )
     active: bool = operation(True, description="False: scale to nothing and free the GPUs.")
     storage: StorageSpec | None = operation(None, description="How to reach the model.")
+    pins: Uri | None = operation(
+        None,
+        description="Storage prefix below which the commits of hf:// URIs are recorded. Set by the parent; unset: the "
+        "server's own prefix.",
+    )
 
 
 class PolicyServerStatus(Status):

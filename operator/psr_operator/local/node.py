@@ -217,6 +217,7 @@ class Node:
                 storage=server.storage,
                 port=port,
                 scratch=str(place / "scratch"),
+                pins=server.pins,
             )
             (place / "config.json").write_text(json.dumps(config.to_json(), indent=1))
             command = [self._python, "-m", "psr_runtime", "serve", "--config", str(place / "config.json")]

@@ -9,7 +9,7 @@ from psr_operator.api import Meta, OwnerReference, PolicyServer, Resource
 from psr_operator.api.common import StorageSpec, Upkeep, Work
 from psr_operator.api.run import RunStorage
 from psr_operator.api.server import PolicyServerSpec, ServerTemplate
-from psr_runtime.config import ModelSource, Owner
+from psr_runtime.config import HUB, ModelSource, Owner
 from psr_runtime.stages import STAGES
 
 QUEUES = ("kueue.x-k8s.io/", "scheduling.x-k8s.io/")
@@ -97,5 +97,11 @@ def child_server(
             seed=seed if seed > 0 else None,
             active=active,
             storage=storage_of(parent),
+            pins=owner_of(parent).uri if model.uri.startswith(HUB) else None,
         ),
     )
+
+
+def own_pins(server: PolicyServer) -> str | None:
+    """Where a server that has no parent records which commit its model's URI means."""
+    return prefix_of(server) if server.spec.storage is not None and server.spec.model.uri.startswith(HUB) else None

@@ -147,6 +147,7 @@ class Server:
         digest: that the model must have, None for any.
         port: None for one that the executor chooses.
         seed: of the engine, None for vLLM's own. A server that runs is not started anew for it.
+        pins: storage prefix below which the commits of hf:// URIs are recorded; None where the model has none.
     """
 
     name: str
@@ -158,6 +159,7 @@ class Server:
     port: int | None
     placement: Placement = field(default_factory=Placement)
     seed: int | None = None
+    pins: str | None = None
 
     @property
     def seeded_engine(self) -> EngineConfig:

@@ -177,6 +177,7 @@ def _configuration(server: Server) -> ServeStage:
         host="0.0.0.0",
         port=server.port or API_PORT,
         scratch=SCRATCH,
+        pins=server.pins,
     )
 
 

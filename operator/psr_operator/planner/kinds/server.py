@@ -6,6 +6,7 @@ from datetime import datetime
 
 from psr_operator.api import PolicyServer
 from psr_operator.conditions import State, Summary, status_fields, transition
+from psr_operator.planner.inheritance import own_pins
 from psr_operator.planner.placement import placement
 from psr_operator.planner.types import Observed, Plan, Server, ServerState
 from psr_operator.reasons import Reason, reason_of_failure
@@ -28,6 +29,7 @@ def plan_server(server: PolicyServer, observed: Observed, now: datetime) -> Plan
             port=spec.port,
             placement=placement(server, spec.resources, spec.pod),
             seed=spec.seed,
+            pins=spec.pins or own_pins(server),
         )
         if spec.active
         else None
