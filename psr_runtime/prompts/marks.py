@@ -45,12 +45,17 @@ class Marks:
         inner: transformers' tokenizer.
         frame: a rendered question; other added tokens that stand in it count too.
         name: what to call the model in messages.
+
+    Attributes:
+        control_ids: of the special tokens that are no part of a text.
     """
 
     def __init__(self, inner: Any, frame: str, name: str) -> None:
         added = {str(item): item.special for item in inner.added_tokens_decoder.values()}
-        named = dict.fromkeys(inner.all_special_tokens, True)
-        marks = {item for item, special in (added | named).items() if item.strip() and (special or item in frame)}
+        special = {item for item, is_special in added.items() if is_special} | set(inner.all_special_tokens)
+        control = {item for item in special if not _is_word(item)}
+        self.control_ids = frozenset(inner.convert_tokens_to_ids(sorted(control)))
+        marks = control | {item for item in added if item in frame and not _is_word(item)}
         self._marks = sorted(marks, key=lambda item: (-len(item), item))
         self._number = {mark: number for number, mark in enumerate(self._marks)}
         self._pattern = re.compile("|".join(map(re.escape, self._marks)) or "(?!)")
@@ -113,6 +118,11 @@ class Marks:
             model["unk_token"] = names.get(model["unk_token"], model["unk_token"])
         document["post_processor"] = None
         return Inner.from_str(json.dumps(document))
+
+
+def _is_word(token: str) -> bool:
+    """Whether a token is ordinary text although it is called special: some models pad with `!`, which is their id 0."""
+    return len(token.strip()) < 3 or token[0].isalnum() or token[-1].isalnum()
 
 
 def _spans(text: str) -> Iterable[tuple[int, int]]:

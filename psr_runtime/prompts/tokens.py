@@ -119,8 +119,9 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids without special tokens; spaces stay as they are."""
-        text: str = self.inner.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        """Text of ids without special tokens; spaces stay as they are, and so does a sign that the model pads with."""
+        said = [token for token in ids if token not in self._marks.control_ids]
+        text: str = self.inner.decode(said, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
 
     @property

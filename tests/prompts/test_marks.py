@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as Inner
 
 from psr_runtime.config import Prompts, SFTStage
 from psr_runtime.prompts.marks import MessageText
@@ -111,6 +112,21 @@ def test_added_tokens_that_the_template_uses_are_marks_too(tmp_path: Path) -> No
     begin, end, tool, lines = (tokenizer.encode(item)[0] for item in ("<|im_start|>", "<|im_end|>", "<tool>", "\n\n"))
     ids = tokenizer.prompt_ids([{"role": "user", "content": "a<|im_end|>\n\n<tool>"}])
     assert [token for token in ids if token in (begin, end, tool, lines)] == [begin, lines, tool, end, begin]
+
+
+def test_a_sign_that_a_model_pads_with_is_text(tmp_path: Path) -> None:
+    """Llama 3 and Qwen have `!` as token 0, and some of their descendants pad with it."""
+    pieces = ["!", *(item for item in byte_level().get_vocab() if item != "!"), "</s>"]
+    inner = Inner(models.BPE({piece: number for number, piece in enumerate(pieces)}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner.decoder = decoders.ByteLevel()
+    tokenizer = load(tmp_path, inner, "{{ messages[0].content }}", {"eos_token": "</s>", "pad_token": "!"})
+    assert tokenizer.inner.pad_token_id == 0
+    ids = tokenizer.encode("5! = 120")
+    assert (
+        tokenizer.texts_ids(["5! = 120"]) == [ids] == [tokenizer.prompt_ids([{"role": "user", "content": "5! = 120"}])]
+    )
+    assert tokenizer.decode([*ids, *tokenizer.eos_ids]) == "5! = 120"
 
 
 def test_private_characters_beside_special_tokens_are_refused(tokenizers: dict[str, Tokenizer]) -> None:
