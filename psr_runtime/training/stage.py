@@ -67,8 +67,7 @@ def _train(
     training = config.training
     strategy = STRATEGIES.load(training.strategy)()
     source = fetch_model(context.storage, config.model, context.scratch / "model", "training").folder
-    thinking = config.prompts.thinking if isinstance(config, SFTStage) else None
-    tokenizer = Tokenizer(source, config.model.chat_template, thinking)
+    tokenizer = Tokenizer(source, config.model.chat_template, config.prompts.thinking)
     model = load_model(source, config.model.weights, config.seed)
     limit = Limit.of(training.max_length, context_length(source), model.get_input_embeddings().num_embeddings)
     states = ResumeStates(context.storage, join(config.output, "resume"), context.digest)

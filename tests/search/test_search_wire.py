@@ -7,16 +7,21 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from psr_runtime.artefacts.manifest import read_manifest
+from psr_runtime.config import StepDPOStage
 from psr_runtime.data.reading import read_records
 from psr_runtime.data.records import Pair, Prediction, Tree
 from psr_runtime.prompts.tokens import Tokenizer
 from psr_runtime.stage import run_stage
 from psr_runtime.storage import Storage, file_uri
+from psr_runtime.training.data import Limit
+from psr_runtime.training.objectives import Policy
+from psr_runtime.training.objectives.step_dpo import StepDPO
 from tests.prompts.toys import CHATML, byte_fallback, byte_level, unigram, word_pieces, write_tokenizer
 from tests.search.wire import Wire, serve
 
@@ -84,6 +89,19 @@ def run(name: str, model: Path, wire: Wire, out: Path, **fields: Any) -> int:
     return run_stage(name, json.dumps(config))
 
 
+def _objective(model: Path, pairs: str) -> StepDPO:
+    """Step-DPO on pairs, before any weights are read."""
+    config = StepDPOStage.model_validate({"output": "file:///o", "model": {"uri": file_uri(model)}, "pairs": pairs})
+    policy = Policy(model, Tokenizer(model), Limit(4096, "training.maxLength", 1000))
+    return StepDPO(config, SimpleNamespace(storage=Storage()), policy, None)  # type: ignore[arg-type]
+
+
+def test_preferences_that_are_text_say_how_they_were_rendered(model: Path, tmp_path: Path) -> None:
+    place = tmp_path / "preferences.jsonl"
+    place.write_text(json.dumps({"prompt": PROBLEM, "chosen": "Step 1: 4", "rejected": "Step 1: 5"}) + "\n")
+    assert _objective(model, file_uri(place)).frame == Tokenizer(model).chat.frame
+
+
 SEARCH = {"questions": {"count": 1}, "search": {"width": 4, "maxStepTokens": 200}, "judge": {"maxTokens": 60}}
 
 
@@ -103,6 +121,8 @@ def test_every_pair_is_trained_on_the_prompt_that_was_sent(model: Path, wire: Wi
     manifest = read_manifest(Storage(), file_uri(tmp_path / "out"))
     assert manifest is not None
     assert manifest.metadata["frame"]["date"] == "2024-07-26"
+
+    assert _objective(model, file_uri(tmp_path / "out")).frame == manifest.metadata["frame"]
 
     candidates = [item for tree in trees for level in tree.levels for item in level.candidates]
     assert {item.fault for item in candidates} == {None}  # no well-formed one is malformed

@@ -14,6 +14,7 @@ from psr_runtime.artefacts.manifest import read_manifest
 from psr_runtime.config import StepDPOConfig, StepDPOStage
 from psr_runtime.config.results import StepDPOResult, TrainingResult
 from psr_runtime.data.records import Pair
+from psr_runtime.data.tokenised import OUTSIDE
 from psr_runtime.prompts.tokens import tokenizer_digest
 from psr_runtime.protocol.errors import DataError
 from psr_runtime.stage import StageContext
@@ -43,9 +44,13 @@ class StepDPO:
 
     def __init__(self, config: StepDPOStage, context: StageContext, policy: Policy, states: ResumeStates) -> None:
         self._config, self._context, self._policy, self._states = config, context, policy, states
-        manifest = read_manifest(context.storage, config.pairs)
-        self.frame: Mapping[str, Any] | None = manifest.metadata.get("frame") if manifest is not None else None
         self._pairs = policy_pairs(context.storage, config, policy.tokenizer)
+        self.frame: Mapping[str, Any] | None = None
+        manifest = read_manifest(context.storage, config.pairs)
+        if manifest is not None:
+            self.frame = manifest.metadata.get("frame")
+        elif all(pair.model_digest == OUTSIDE for pair in self._pairs):  # their prompts were rendered here
+            self.frame = policy.tokenizer.chat.frame
         self._layout = LAYOUTS.load(config.training.layout)(self._pairs, config.pairs, policy.limit)
         self._before: Scores = []
         self._reference: Scores = []
