@@ -35,6 +35,7 @@ class Makes(StrEnum):
     EVALUATION = "evaluation"
     REPORT = "report"
     RETENTION = "retention"
+    CHECK = "check"
 
 
 @dataclass(frozen=True)
@@ -165,5 +166,15 @@ register(
         results.PruneResult,
         Makes.RETENTION,
         "psr_runtime.prune:run",
+    )
+)
+register(
+    Stage(
+        "check",
+        "look at what a run declares before it starts",
+        config.CheckStage,
+        results.CheckResult,
+        Makes.CHECK,
+        "psr_runtime.check.stage:run",
     )
 )

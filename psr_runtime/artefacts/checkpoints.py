@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from psr_runtime.artefacts.fetching import fetch, read_file
-from psr_runtime.artefacts.manifest import PARALLEL, digest_of_content, digest_of_input, is_content, read_manifest
+from psr_runtime.artefacts.manifest import (
+    PARALLEL,
+    Manifest,
+    digest_of_content,
+    digest_of_input,
+    is_content,
+    read_manifest,
+)
 from psr_runtime.artefacts.pruned import missing_explained
 from psr_runtime.config import ModelSource
 from psr_runtime.prompts.chat import require_same_frame
@@ -133,6 +140,24 @@ def fetch_tokenizer(storage: Storage, source: ModelSource, to: Path, thinking: b
             template rendered otherwise.
     """
     manifest = read_manifest(storage, source.uri)
+    folder = _settings(storage, source, manifest, to)
+    tokenizer = Tokenizer(folder, source.chat_template, thinking)
+    if manifest is not None and manifest.metadata.get("template_digest") == tokenizer.template_digest:
+        require_same_frame(tokenizer.chat, manifest.metadata.get("frame"), source.uri)
+    return tokenizer
+
+
+def fetch_settings(storage: Storage, source: ModelSource, to: Path) -> Path:
+    """Folder with a model's configuration and tokenizer on this machine; its weights are not fetched.
+
+    Raises:
+        InputMissing: no model there.
+        DataError: an artefact that is no checkpoint.
+    """
+    return _settings(storage, source, read_manifest(storage, source.uri), to)
+
+
+def _settings(storage: Storage, source: ModelSource, manifest: Manifest | None, to: Path) -> Path:
     root = source.uri
     if manifest is not None:
         root = manifest.place(root, _layout(manifest.stage, manifest.metadata, source.uri)["serving"])
@@ -145,10 +170,7 @@ def fetch_tokenizer(storage: Storage, source: ModelSource, to: Path, thinking: b
                 storage.download(item.uri, folder / name)
     if not folder.is_dir():
         raise InputMissing(f"{source.uri}: no such model folder")
-    tokenizer = Tokenizer(folder, source.chat_template, thinking)
-    if manifest is not None and manifest.metadata.get("template_digest") == tokenizer.template_digest:
-        require_same_frame(tokenizer.chat, manifest.metadata.get("frame"), source.uri)
-    return tokenizer
+    return folder
 
 
 def context_length(folder: Path) -> int | None:

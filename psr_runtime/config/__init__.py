@@ -5,6 +5,7 @@ result. Sources are written as `Paper §4` (a section of arXiv:2503.03746) or as
 What does not belong here: reading files, clients, defaults that depend on the machine.
 """
 
+from psr_runtime.config.check import CheckedEvaluation, CheckStage, Hardware
 from psr_runtime.config.digest import input_uris, method_fields, stage_digest
 from psr_runtime.config.evaluation import EvaluateMethod, EvaluateStage, EvaluationConfig
 from psr_runtime.config.fields import (
@@ -50,12 +51,15 @@ __all__ = [
     "MAX_EXTRA_ARGS",
     "PLUGIN",
     "URI",
+    "CheckStage",
+    "CheckedEvaluation",
     "ChildName",
     "Endpoint",
     "EngineConfig",
     "EvaluateMethod",
     "EvaluateStage",
     "EvaluationConfig",
+    "Hardware",
     "JudgeConfig",
     "MergeStage",
     "ModelOrder",

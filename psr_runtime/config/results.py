@@ -104,3 +104,15 @@ class PruneResult(StageResult):
 
     files: int = 0
     bytes: int = 0
+
+
+class CheckResult(StageResult):
+    """`check`: how much it looked at, and what the work to come is estimated to take.
+
+    Attributes:
+        tokens: sampled and trained ones of all stages together.
+    """
+
+    warnings: int = 0
+    facts: int = 0
+    tokens: int = 0

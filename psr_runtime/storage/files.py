@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import secrets
 import shutil
@@ -24,6 +25,8 @@ from psr_runtime.storage.hashes import HashName, digest_of, sha256_of
 from psr_runtime.storage.store import NotFound, StoredObject
 
 CHUNK = 1 << 20
+ATTEMPTS = 100
+"""How often a folder may be removed under a writer before that is an error."""
 
 
 class FileStore:
@@ -208,10 +211,14 @@ TEMPORARY = ".psr-partial-"
 
 @contextlib.contextmanager
 def _temporary_beside(path: Path) -> Iterator[Path]:
-    while True:
+    for attempt in itertools.count(1):
         make_folder(path.parent)
-        with contextlib.suppress(FileNotFoundError):  # an empty folder was removed meanwhile
+        try:
             handle, name = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+        except FileNotFoundError:  # an empty folder was removed meanwhile, or nothing can ever be made there (/proc)
+            if attempt == ATTEMPTS:
+                raise
+        else:
             with contextlib.suppress(OSError):  # a file system without locks: then nothing is ever swept
                 fcntl.flock(handle, fcntl.LOCK_EX)
             if os.fstat(handle).st_nlink:  # not swept before it was locked

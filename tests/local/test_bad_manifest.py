@@ -133,7 +133,7 @@ def test_training_on_more_than_one_gpu_ends_before_it_starts(
 ) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(GOOD + "  resources: {nodes: 2, gpus: 8}\n")
-    assert main(["run", "-f", str(path), "--workdir", str(tmp_path / "work")]) == 64
+    assert main(["run", "--no-check", "-f", str(path), "--workdir", str(tmp_path / "work")]) == 64
     assert "StepDPOJob/train is stalled: NotSupported: training on 2 nodes × 8 GPUs" in capsys.readouterr().err
 
 

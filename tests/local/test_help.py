@@ -15,7 +15,7 @@ from psr_operator.cli import main
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["run"], ["wait"], ["report"], ["operator"], ["crds"], ["explain"], ["data"]],
+    [[], ["run"], ["check"], ["wait"], ["report"], ["operator"], ["crds"], ["explain"], ["data"]],
     ids=lambda words: " ".join(words),
 )
 def test_every_help_has_examples_and_exit_codes(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:

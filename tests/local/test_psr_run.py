@@ -177,7 +177,7 @@ def test_wait_distinguishes_failure_from_a_timeout(
     wait = ["wait", "StepDPOJob/train", "--workdir", str(tmp_path / "work"), "--timeout", "0"]
     assert main(wait) == 2
     assert "StepDPOJob/train is not there yet\n" in capsys.readouterr().out
-    assert psr("run", "-f", path, "--workdir", tmp_path / "work").returncode == 66
+    assert psr("run", "--no-check", "-f", path, "--workdir", tmp_path / "work").returncode == 66
     assert main(wait) == 1
     assert "StepDPOJob/train InputMissing: file:///nowhere: nothing is there" in capsys.readouterr().out
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from typing import Protocol
 
-from psr_operator.commands import crds, data, explain, operator, report, run, wait
+from psr_operator.commands import check, crds, data, explain, operator, report, run, wait
 
 
 class Command(Protocol):
@@ -39,5 +39,5 @@ class Command(Protocol):
         """
 
 
-COMMANDS: tuple[Command, ...] = (run, wait, report, data, operator, explain, crds)
+COMMANDS: tuple[Command, ...] = (run, check, wait, report, data, operator, explain, crds)
 """In the order of the help."""

@@ -12,10 +12,12 @@ from pathlib import Path
 
 from psr_operator.api import Resource, SelfRewardRun
 from psr_operator.api.manifest import ManifestError, load_manifests
+from psr_operator.commands.check import before_run
 from psr_operator.commands.mounts import add_mounts, mounts_of
 from psr_operator.local.display import Display, models_table
 from psr_operator.local.executor import Executor, WorkFolder
 from psr_operator.local.node import Node
+from psr_operator.local.preflight import check_objects, not_begun
 from psr_operator.local.rehearsal import Rehearsal
 from psr_operator.reasons import exit_code
 from psr_runtime.artefacts.manifest import digest_of_input, read_manifest
@@ -45,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--watch", action="store_true", help="stay and apply changes of the manifests as they are saved, until Ctrl-C"
     )
+    parser.add_argument("--no-check", action="store_true", help="start without looking for faults first (psr check)")
     add_mounts(parser)
 
 
@@ -55,6 +58,10 @@ def execute(options: argparse.Namespace) -> int:
     if options.dry_run:
         return _rehearse(objects)
     folder: Path = options.workdir or Path("psr-work", objects[0].metadata.name)
+    if not options.no_check:
+        code = before_run(check_objects(not_begun(objects, folder), mounts, here=True))
+        if code:
+            return code
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

@@ -1,0 +1,1 @@
+"""The checks, a function each: `Subject` -> findings. `engine.CHECKS` names them all."""
