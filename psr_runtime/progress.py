@@ -23,6 +23,7 @@ from psr_runtime.protocol import (
     PROGRESS_PORT_FILE_VARIABLE,
     PROGRESS_PORT_VARIABLE,
 )
+from psr_runtime.protocol.addresses import http_server
 from psr_runtime.protocol.errors import Interrupted
 
 LINE_SECONDS = 5.0
@@ -167,7 +168,7 @@ class Progress:
 
         host = os.environ.get(PROGRESS_HOST_VARIABLE, "127.0.0.1")
         try:
-            self._server = ThreadingHTTPServer((host, port), Handler)
+            self._server = http_server(host, port, Handler)
         except OSError as error:
             raise Interrupted(
                 f"{PROGRESS_PORT_VARIABLE} {port} cannot be bound ({error.strerror}); another process has it"

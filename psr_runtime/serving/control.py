@@ -10,7 +10,7 @@ import json
 import os
 import threading
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from types import TracebackType
 from typing import Any, Literal, Protocol
 from urllib.parse import parse_qs, urlsplit
@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from psr_runtime.artefacts.fingerprint import Check
 from psr_runtime.config import ModelOrder, ModelSource
 from psr_runtime.protocol import KEY_VARIABLE, MODEL_PATH, READY_PATH, STATE_PATH, FailureReason, ServerPhase
+from psr_runtime.protocol.addresses import http_server
 from psr_runtime.protocol.errors import ConfigurationError
 
 BODY_BYTES = 64 * 1024
@@ -114,7 +115,7 @@ class ControlServer:
             served = controlled
 
         try:
-            self._server = ThreadingHTTPServer((host, port), Handler)
+            self._server = http_server(host, port, Handler)
         except OSError as error:
             raise port_error(host, port, error) from error
         self._server.daemon_threads = True

@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import secrets
 import shutil
-import socket
 import sys
 import threading
 import time
@@ -33,6 +32,7 @@ from psr_runtime.artefacts.manifest import read_manifest
 from psr_runtime.artefacts.pins import pinned_model
 from psr_runtime.config import ModelSource, ServeStage
 from psr_runtime.protocol import ExitCode, FailureReason, ServerPhase, TerminationMessage, control_port
+from psr_runtime.protocol.addresses import listening
 from psr_runtime.protocol.errors import ConfigurationError, DataError, StageError
 from psr_runtime.serving.control import Change, ControlServer, State, port_error
 from psr_runtime.serving.swap import obstacle, require_chat_template
@@ -388,10 +388,7 @@ def _require_free(host: str, port: int) -> None:
     Raises:
         ConfigurationError: the port is in use, or the address is not this machine's.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise port_error(host, port, error) from error
+    try:
+        listening(host, port).close()
+    except OSError as error:
+        raise port_error(host, port, error) from error

@@ -31,6 +31,7 @@ from psr_runtime.artefacts.fingerprint import Fingerprint
 from psr_runtime.config import ServeStage, StorageAccess
 from psr_runtime.engine import SERVED_NAME
 from psr_runtime.protocol import KEY_VARIABLE
+from psr_runtime.protocol.addresses import for_others
 from psr_runtime.protocol.errors import ConfigurationError, DataError
 from psr_runtime.serving.guard import GATE, TOKEN_HEADER, TOKEN_VARIABLE
 from psr_runtime.storage import scheme_name
@@ -107,7 +108,7 @@ def command(
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
         *_model(folder, weights),
         *("--served-model-name", SERVED_NAME),
-        *("--host", config.host, "--port", str(config.port)),
+        *("--host", for_others(config.host), "--port", str(config.port)),
         *("--middleware", "psr_runtime.serving.guard.Guard"),
         *("--generation-config", "vllm", "--dtype", engine.dtype),
         *("--tensor-parallel-size", str(engine.tensor_parallel)),

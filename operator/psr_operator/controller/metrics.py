@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Callable
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from psr_runtime.protocol.addresses import listening
+
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
@@ -74,11 +76,9 @@ async def serve(
     app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", figures)])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    site = web.TCPSite(runner, "0.0.0.0", port)
-    await site.start()
+    listener = listening("::", port)
+    await web.SockSite(runner, listener).start()
     try:
-        server = site._server
-        assert server is not None
-        yield server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+        yield int(listener.getsockname()[1])
     finally:
         await runner.cleanup()
