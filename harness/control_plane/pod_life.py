@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from harness.control_plane.pod_ports import PROGRESS_PORT, Serving, digest_of
-from harness.control_plane.pod_status import condition, container_status, environment_of, now
+from harness.control_plane.pod_status import condition, container_status, environment_of, now, played_container
 from psr_operator.local.rehearsal import rehearsed_result
 from psr_runtime.stages import STAGES
 
@@ -337,9 +337,16 @@ class PlayedPod:
         return [*before.values(), *mine]
 
     def _containers(self, state: dict[str, Any], ready: bool) -> list[dict[str, Any]]:
+        """As a kubelet lists them: by name. Those of others run as long as the played one, and end well."""
+        played, restarts = played_container(self.pod), self.view.restarts
+        beside: dict[str, Any] = {"running": {"startedAt": self._started}}
+        if "terminated" in state:
+            beside = {"terminated": {**state["terminated"], "exitCode": 0, "reason": "Completed", "message": "bye"}}
         return [
-            container_status(item, state, ready=ready, restarts=self.view.restarts, last=self._last)
-            for item in self.pod["spec"]["containers"]
+            container_status(item, state, ready=ready, restarts=restarts, last=self._last)
+            if item["name"] == played["name"]
+            else container_status(item, beside, ready="running" in beside, restarts=0, last={})
+            for item in sorted(self.pod["spec"]["containers"], key=lambda item: str(item["name"]))
         ]
 
 

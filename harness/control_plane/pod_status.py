@@ -1,4 +1,7 @@
-"""What a kubelet writes of a pod and gives to its first container: statuses, conditions, variables."""
+"""What a kubelet writes of a pod and gives to its container: statuses, conditions, variables.
+
+A pod may have containers that others injected; they run and end with the one that is played.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,18 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+PLAYED = ("stage", "server")
+"""Names of the container that is played; in pods of others, the first one."""
+
+
+def played_container(pod: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The container of a pod that the script is about."""
+    containers: list[dict[str, Any]] = pod["spec"]["containers"]
+    return next((item for item in containers if item["name"] in PLAYED), containers[0])
+
 
 def environment_of(pod: Mapping[str, Any], address: str) -> dict[str, str]:
-    """The first container's variables, as a kubelet gives them; those from Secrets and ConfigMaps are left out."""
+    """The played container's variables, as a kubelet gives them; those from Secrets and ConfigMaps are left out."""
     meta = pod["metadata"]
     fields = {
         "metadata.name": meta["name"],
@@ -21,7 +33,7 @@ def environment_of(pod: Mapping[str, Any], address: str) -> dict[str, str]:
         **{f"metadata.labels['{key}']": value for key, value in meta.get("labels", {}).items()},
     }
     variables: dict[str, str] = {}
-    for item in pod["spec"]["containers"][0].get("env", []):
+    for item in played_container(pod).get("env", []):
         source = item.get("valueFrom")
         if source is None:
             variables[item["name"]] = expand(item.get("value", ""), variables)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from psr_operator.api.common import StorageSpec
+from psr_operator.api.common import Resources, StorageSpec
 from psr_operator.api.pod import PodOverrides
 from psr_operator.backends.job import job
 from psr_operator.planner.types import Placement
@@ -278,3 +278,34 @@ def test_the_present_image_is_kept_when_the_operators_is_newer() -> None:
     newer = replace(SETTINGS, inference_image="inference:newer")
     assert image(newer) == "inference:newer"
     assert image(newer, image="inference:older") == "inference:older"
+
+
+# --- what a cluster's owner decides
+
+
+def test_users_and_groups_are_left_to_a_platform_that_assigns_them() -> None:
+    settings = replace(SETTINGS, platform_ids=True, bring_runtime=True)
+    for sample in SAMPLES.values():
+        for item in sample.render(settings):
+            if "template" not in item.get("spec", {}):
+                continue
+            spec = item["spec"]["template"]["spec"]
+            assert spec["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+            for container in (*spec["containers"], *spec.get("initContainers", ())):
+                assert not {"runAsUser", "runAsGroup"} & set(container["securityContext"])
+
+
+def test_a_quota_on_limits_is_met_by_a_field_or_by_the_operator_s_default() -> None:
+    settings = replace(SETTINGS, cpu_limit="8", ephemeral_storage="50Gi", bring_runtime=True)
+    own = Resources(cpu_limit="2", ephemeral_storage="5Gi")
+    for resources, cpu, disk in ((Resources(), "8", "50Gi"), (own, "2", "5Gi")):
+        wanted = policy_server(placement=Placement(resources=resources))
+        (template,) = [
+            item["spec"]["template"]
+            for item in Sample(wanted, SERVER_OWNER).render(settings)
+            if item["kind"] == "Deployment"
+        ]
+        for container in (*template["spec"]["containers"], *template["spec"]["initContainers"]):
+            assert container["resources"]["limits"]["cpu"] == cpu
+            assert container["resources"]["limits"]["ephemeral-storage"] == disk
+            assert container["resources"]["requests"]["ephemeral-storage"] == disk

@@ -67,6 +67,16 @@ class Status(Schema):
         default=[], max_length=8, description="Ready, Reconciling, Stalled and Suspended, as kstatus reads them."
     )
     reason: Label = Field("", description="The Ready condition's reason, for field selectors.")
+    blocked: Short | None = Field(
+        None,
+        description="What keeps the work from going on, here or in a child, in Kubernetes' words: quota, image, "
+        "volume, node. Unset while nothing does.",
+    )
+    naming: Literal["Kind"] | None = Field(
+        None,
+        description="Kind: its attempts, children and folders are named after it and its kind, as an object of another "
+        "kind had its name when it came. Unset: after it alone.",
+    )
     step: Label = Field("", description="What is being done.")
     progress: Label = Field("", description="How far it is.")
 
@@ -157,7 +167,16 @@ class Resources(Schema):
     gpus: int = operation(0, ge=0, le=64, description="GPUs of each pod.")
     gpu_resource: QualifiedName = operation("nvidia.com/gpu", description="Name under which nodes offer GPUs.")
     cpu: Quantity | None = operation(None, description="CPU request.")
+    cpu_limit: Quantity | None = operation(
+        None,
+        description="CPU limit, for namespaces whose quota wants one. Unset: the operator's default, else none.",
+    )
     memory: Quantity | None = operation(None, description="Memory request and limit.")
+    ephemeral_storage: Quantity | None = operation(
+        None,
+        description="Ephemeral storage, request and limit; models that are fetched lie there. Unset: the operator's "
+        "default, else none.",
+    )
     shared_memory: Quantity | None = operation(
         None, description="Size of /dev/shm, counted as memory. Unset: as much as the memory allows."
     )

@@ -8,6 +8,7 @@ once more in CEL (`TWINS`), and a validator without its twin is an error here.
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -213,7 +214,7 @@ def _object(model: type[BaseModel], at: str, *, fixed: bool, filled: bool = True
             properties[alias]["default"] = _default(field)
         if held and alias != key:
             present = field.is_required() or field.default is not None
-            rules += _immutable(alias, path, properties[alias], present=present)
+            rules += _immutable(alias, path, properties[alias], present=present, inner=model_of(field.annotation))
     rules += _twins(model)
     return {
         "type": "object",
@@ -242,8 +243,10 @@ def _list(node: JSONSchema, inner: type[BaseModel] | None, path: str, *, held: b
     if key is not None and inner is not None:
         items = _object(inner, f"{path}[]", fixed=held, filled=filled, key=key)
         kind: JSONSchema = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
-    else:  # items have no name, so that nothing can be said about one of them before and after
-        items = _value(node["items"], inner, f"{path}[]", held=False, filled=filled)
+    else:
+        # Items have no name, so that nothing can be said about one of them before and after. Nor is anything filled in:
+        # who applies the same file a second time, under another name, would want a list that differs from the stored.
+        items = _value(node["items"], inner, f"{path}[]", held=False, filled=False)
         kind = {"x-kubernetes-list-type": "atomic"}
     least = {"minItems": node["minItems"]} if "minItems" in node else {}
     return {"type": "array", **least, "maxItems": node["maxItems"], **kind, "items": items}
@@ -302,12 +305,15 @@ def _default(field: FieldInfo) -> Any:
     return field.default.to_whole_json() if isinstance(field.default, Schema) else field.default
 
 
-def _immutable(name: str, path: str, schema: JSONSchema, *, present: bool) -> list[JSONSchema]:
+def _immutable(
+    name: str, path: str, schema: JSONSchema, *, present: bool, inner: type[BaseModel] | None
+) -> list[JSONSchema]:
     """The rule on the parent that keeps a method field as it is.
 
     Args:
         schema: of the field; a keyed or append-only list gets its rule there, where each item can be compared.
         present: whether the apiserver always sees the field, as it is required or has a default.
+        inner: the model in it, where there is one.
     """
     put = f"{path} is fixed once the object exists"
     otherwise = "make a new object under another name"
@@ -317,7 +323,7 @@ def _immutable(name: str, path: str, schema: JSONSchema, *, present: bool) -> li
     if name == APPEND_ONLY:
         schema["x-kubernetes-validations"] = [
             _rule(
-                "self.size() >= oldSelf.size() && oldSelf.all(i, v, self[i] == v)",
+                f"self.size() >= oldSelf.size() && oldSelf.all(i, v, {_same_item(inner, 'self[i]', 'v')})",
                 f"{path} can only grow: leave the entries that stand there as they are and add new ones at the end, "
                 f"or {otherwise}",
             )
@@ -334,6 +340,24 @@ def _immutable(name: str, path: str, schema: JSONSchema, *, present: bool) -> li
         return []
     same = f"self.{name} == oldSelf.{name}"
     return [_rule(same if present else f"{both} && (!has(self.{name}) || {same})", f"{put}; {otherwise}")]
+
+
+def _same_item(model: type[BaseModel] | None, one: str, other: str) -> str:
+    """The rule that two items of a list say the same, a default that one of them does not spell out included."""
+    if model is None:
+        return f"{one} == {other}"
+    parts = []
+    for name, field in model.model_fields.items():
+        alias = field.alias or name
+        if field.is_required():
+            parts.append(f"{one}.{alias} == {other}.{alias}")
+        elif field.default is None or model_of(field.annotation) is not None:
+            raise TypeError(f"{model.__name__}.{alias}: an item of an append-only list has plain defaults only")
+        else:
+            default = json.dumps(field.default)
+            both = (f"(has({item}.{alias}) ? {item}.{alias} : {default})" for item in (one, other))
+            parts.append(" == ".join(both))
+    return " && ".join(parts)
 
 
 def _twins(model: type[BaseModel]) -> list[JSONSchema]:

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from psr_operator.api.common import Image, Label, Resource, Resources, Status, StorageSpec
+from psr_operator.api.common import Image, Label, Resource, Resources, Seconds, Status, StorageSpec
 from psr_operator.api.pod import PodOverrides
 from psr_runtime.config import ChildName, EngineConfig, ModelSource, Schema, Uri, operation
 
@@ -64,6 +64,11 @@ class PolicyServerSpec(ServerTemplate):
         description="Storage prefix below which the commits of hf:// URIs are recorded. Set by the parent; unset: the "
         "server's own prefix.",
     )
+    scheduling_deadline_seconds: Seconds | None = operation(
+        None,
+        description="Seconds that the server's pods may wait for a node or their start before it is Stalled; it goes "
+        "on when they start after all. A parent hands down its own.",
+    )
 
 
 class PolicyServerStatus(Status):
@@ -77,6 +82,9 @@ class PolicyServerStatus(Status):
     holds_gpus: bool = Field(False, description="Whether a pod of the server exists, terminating ones included.")
     image: Image | None = Field(
         None, description="What the present pods were made with; a newer operator changes it only at the next start."
+    )
+    pending_since: float | None = Field(
+        None, description="When a pod was first seen waiting for a node or its start, in seconds since the epoch."
     )
 
 

@@ -1,15 +1,22 @@
 """Objects as an apiserver keeps them: its JSON → models, models → what is to be applied.
 
-Of an apiserver's metadata only what `Meta` has is read: managedFields, finalizers and long notes are not ours.
+Of an apiserver's metadata only what `Meta` has is read: managedFields, finalizers and long notes are not ours. Fields
+that the models do not know are left out here, and stay where they are stored: the kinds of a cluster may be newer than
+whoever reads them. What a user writes is read strictly, by the apiserver and by `manifest.py`.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from psr_operator.api import KINDS, Resource
 from psr_operator.api.common import GROUP, VERSION
+
+M = TypeVar("M", bound=BaseModel)
 
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 NOTE_LENGTH = 1024
@@ -17,17 +24,47 @@ NOTE_LENGTH = 1024
 
 
 def parse(raw: Mapping[str, Any]) -> Resource:
-    """Read a stored object.
+    """Read a stored object, without the fields that this version does not know.
 
     Args:
         raw: JSON values of one object, as an apiserver returns or sends them.
 
     Raises:
-        pydantic.ValidationError: spec, status or metadata are none of this kind's.
+        pydantic.ValidationError: known fields of spec, status or metadata are none of this kind's.
         KeyError: no kind of PSR.
     """
     values = {key: value for key, value in raw.items() if key != "metadata"}
-    return KINDS[raw["kind"]].model_validate({**values, "metadata": _metadata(raw.get("metadata") or {})})
+    values["metadata"] = _metadata(raw.get("metadata") or {})
+    return read_leniently(KINDS[raw["kind"]], values)
+
+
+def read_leniently(model: type[M], values: Mapping[str, Any]) -> M:
+    """Stored JSON values as a model, without the fields that it does not know.
+
+    Raises:
+        pydantic.ValidationError: what it does know is wrong.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        unknown = [fault["loc"] for fault in error.errors() if fault["type"] == "extra_forbidden"]
+        if not unknown:
+            raise
+        return model.model_validate(_without(values, unknown))
+
+
+def _without(values: Mapping[str, Any], places: list[tuple[int | str, ...]]) -> Mapping[str, Any]:
+    """A copy of JSON values without what stands at these places."""
+    values = copy.deepcopy(dict(values))
+    for *way, last in places:
+        node: Any = values
+        try:
+            for part in way:
+                node = node[part]
+            del node[last]
+        except (KeyError, IndexError, TypeError):
+            continue  # pydantic names an alternative of a union there: the second reading says what is wrong
+    return values
 
 
 def _metadata(raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,6 +56,17 @@ def _add_pods(parser: argparse.ArgumentParser) -> None:
         help="YAML with `gpu` and `cpu`: what pods with and without GPUs get where their manifest says nothing else; "
         "fields as in `psr explain StepDPOJob.spec.pod`",
     )
+    parser.add_argument("--cpu-limit", metavar="N", help="CPU limit of pods whose manifest names none (default: none)")
+    parser.add_argument(
+        "--ephemeral-storage",
+        metavar="N",
+        help="ephemeral storage, request and limit, of pods whose manifest names none (default: none)",
+    )
+    parser.add_argument(
+        "--platform-ids",
+        action="store_true",
+        help="leave user, group and fsGroup of pods to the platform: OpenShift assigns them",
+    )
     parser.add_argument("--image-pull-policy", default="IfNotPresent", choices=["Always", "IfNotPresent", "Never"])
     parser.add_argument(
         "--allow-service-account",
@@ -97,6 +108,9 @@ def execute(options: argparse.Namespace) -> int:
                 image_pull_policy=options.image_pull_policy,
                 service_accounts=frozenset(options.allow_service_account),
                 bring_runtime=options.bring_runtime,
+                cpu_limit=options.cpu_limit,
+                ephemeral_storage=options.ephemeral_storage,
+                platform_ids=options.platform_ids,
                 pod_defaults=load_schema(options.pod_defaults, PodDefaults) if options.pod_defaults else PodDefaults(),
             ),
             kubeconfig=options.kubeconfig,
@@ -105,7 +119,7 @@ def execute(options: argparse.Namespace) -> int:
             lease=options.lease,
             identity=options.identity,
             times=Times.of(options.lease_seconds),
-            intervals=Intervals(round=poll, publish=3 * poll, server=poll / 5, ready=1.5 * poll),
+            intervals=Intervals(round=poll, publish=3 * poll, server=poll / 5, ready=1.5 * poll, unreachable=6 * poll),
             resync_seconds=options.resync_seconds,
             port=options.port,
         )

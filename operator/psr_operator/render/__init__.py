@@ -7,6 +7,7 @@ No client is imported here, and nothing depends on what the cluster holds.
 """
 
 from psr_operator.render.labels import (
+    ANNOTATION_KEY_HASH,
     ANNOTATION_MODEL_HASH,
     ANNOTATION_REVISION,
     ANNOTATION_SERVE_HASH,
@@ -27,6 +28,7 @@ from psr_operator.render.server import key_secret, model_hash, server, server_ha
 from psr_operator.render.settings import REVISION, PodDefaults, RenderError, Settings, resolved_image
 
 __all__ = [
+    "ANNOTATION_KEY_HASH",
     "ANNOTATION_MODEL_HASH",
     "ANNOTATION_REVISION",
     "ANNOTATION_SERVER_HASH",

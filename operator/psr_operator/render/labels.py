@@ -29,6 +29,8 @@ ANNOTATION_SERVER_HASH = "psr.dev/server-hash"
 """On a Deployment: `server_hash` of the value that it was made from."""
 ANNOTATION_MODEL_HASH = "psr.dev/model-hash"
 """On a Deployment: `model_hash` of the value that its ConfigMap was made from."""
+ANNOTATION_KEY_HASH = "psr.dev/key-hash"
+"""On a server's pods whose key was lost: another one rolls them."""
 ANNOTATION_SERVE_HASH = "psr.dev/serve-hash"
 """On a server's pods: what they read from the ConfigMap besides the model; another value rolls them."""
 

@@ -125,14 +125,7 @@ def template(
         "terminationGracePeriodSeconds": grace_seconds,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": _security(settings),
         **scheduling,
         **_service_account(placement, settings),
         "volumes": volumes,
@@ -148,6 +141,16 @@ def template(
     if notes := {**foreign(placement.annotations), **foreign(pod.annotations), **annotations}:
         metadata["annotations"] = notes
     return {"metadata": metadata, "spec": spec}
+
+
+def _security(settings: Settings) -> dict[str, Any]:
+    """The security context of a pod. A platform that assigns users and groups refuses others' numbers."""
+    ids = {"runAsUser": USER, "runAsGroup": USER, "fsGroup": USER, "fsGroupChangePolicy": "OnRootMismatch"}
+    return {
+        "runAsNonRoot": True,
+        **({} if settings.platform_ids else ids),
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
 
 
 def apart(selector: Mapping[str, str]) -> dict[str, Any]:
@@ -202,7 +205,7 @@ def _container(
             *bundle,
             *map(dict, container.env),
         ],
-        "resources": _resources(placement.resources, pod),
+        "resources": _resources(placement.resources, pod, settings),
         "securityContext": CONFINED,
         "terminationMessagePath": MESSAGE,
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -231,15 +234,20 @@ def _bringer(image: str, resources: Resources, settings: Settings) -> dict[str, 
         "image": image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["python", "-m", "psr_runtime", "bring", BROUGHT],
-        "resources": _resources(resources.model_copy(update={"gpus": 0}), PodOverrides()),
+        "resources": _resources(resources.model_copy(update={"gpus": 0}), PodOverrides(), settings),
         "securityContext": CONFINED,
         "volumeMounts": [{"name": "runtime", "mountPath": BROUGHT}],
     }
 
 
-def _resources(resources: Resources, pod: PodOverrides) -> dict[str, Any]:
-    requests = {"cpu": resources.cpu, "memory": resources.memory}
-    limits = {"memory": resources.memory}
+def _resources(resources: Resources, pod: PodOverrides, settings: Settings) -> dict[str, Any]:
+    disk = resources.ephemeral_storage or settings.ephemeral_storage
+    requests = {"cpu": resources.cpu, "memory": resources.memory, "ephemeral-storage": disk}
+    limits = {
+        "cpu": resources.cpu_limit or settings.cpu_limit,
+        "memory": resources.memory,
+        "ephemeral-storage": disk,
+    }
     if resources.gpus:
         requests[resources.gpu_resource] = limits[resources.gpu_resource] = str(resources.gpus)
     rendered: dict[str, Any] = {

@@ -78,7 +78,11 @@ def server(server: Server, owner: Resource, settings: Settings, image: str | Non
             "apiVersion": "policy/v1",
             "kind": "PodDisruptionBudget",
             "metadata": metadata(server.name, owner, own),
-            "spec": {"maxUnavailable": 1, "selector": {"matchLabels": selector}},
+            "spec": {
+                "maxUnavailable": 1,
+                "unhealthyPodEvictionPolicy": "AlwaysAllow",  # a pod that does not serve holds up no drain
+                "selector": {"matchLabels": selector},
+            },
         },
     ]
 

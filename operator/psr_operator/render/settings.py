@@ -47,6 +47,8 @@ class Settings:
         progress_port: where a stage's pod serves `/progress`.
         bring_runtime: whether servers take `psr_runtime` from the runtime image, for an image that holds only vLLM.
         pod_defaults: beneath what manifests wish of their pods.
+        cpu_limit, ephemeral_storage: of containers whose manifest names none; None for none.
+        platform_ids: whether user and groups of pods are left to the platform, as OpenShift assigns them.
     """
 
     runtime_image: str
@@ -56,6 +58,9 @@ class Settings:
     progress_port: int = PROGRESS_PORT
     bring_runtime: bool = False
     pod_defaults: PodDefaults = field(default_factory=PodDefaults)
+    cpu_limit: str | None = None
+    ephemeral_storage: str | None = None
+    platform_ids: bool = False
 
 
 class RenderError(Exception):
