@@ -32,6 +32,8 @@ FIRST = (
     "tests/controller/test_idle.py",
     "tests/search/test_search_engine.py",
     "tests/search/test_search_killed.py",
+    "tests/controller/test_faulty_clusters.py",
+    "tests/controller/test_namespaces.py",
     "tests/controller/test_life_on_cluster.py",
     "tests/serving/test_streamed_weights.py",
     "tests/controller/test_killed.py",

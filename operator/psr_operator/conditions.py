@@ -29,11 +29,16 @@ TYPES = ("Ready", "Reconciling", "Stalled", "Suspended")
 
 @dataclass(frozen=True)
 class Summary:
-    """The state of an object in short: a row of the table with reason and message (a sentence)."""
+    """The state of an object in short: a row of the table with reason and message (a sentence).
+
+    Attributes:
+        blocked: whether the message says what keeps the work from going on, so that parents repeat it.
+    """
 
     state: State
     reason: AnyReason
     message: str = ""
+    blocked: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,13 +59,21 @@ class Transition:
 
 
 def status_fields(summary: Summary, resource: Resource, now: datetime) -> dict[str, Any]:
-    """The fields of a status that say a summary: conditions, observedGeneration, reason."""
+    """The fields of a status that say a summary: conditions, observedGeneration, reason, blocked."""
     generation = resource.metadata.generation
     return {
         "conditions": conditions(summary, resource.status.conditions, generation, now),
         "observed_generation": generation,
         "reason": str(summary.reason),
+        "blocked": summary.message[:MESSAGE_LENGTH] if summary.blocked else None,
     }
+
+
+def blocked_fields(resource: Resource, message: str) -> dict[str, Any]:
+    """The fields of a status by which an object says, besides what it does, what keeps it from going on."""
+    text = message[:MESSAGE_LENGTH]
+    rows = [item.model_copy(update={"message": text}) for item in resource.status.conditions]
+    return {"conditions": rows, "blocked": text}
 
 
 def conditions(summary: Summary, before: Sequence[Condition], generation: int, now: datetime) -> list[Condition]:

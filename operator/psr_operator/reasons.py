@@ -120,7 +120,10 @@ def _final(advice: str, exit_code: int = 1) -> Meaning:
 TABLE: Mapping[Reason, Meaning] = MappingProxyType(
     {
         Reason.STARTING: _passing("nothing: the next attempt is being made"),
-        Reason.PENDING: _waiting("the message carries the scheduler's or the queue's words; see that a node has room"),
+        Reason.PENDING: _waiting(
+            "the message carries the words of the scheduler, the queue or the kubelet (node, quota, limit, image, "
+            "volume); see that they are satisfied"
+        ),
         Reason.FINE_TUNING: _passing("nothing: the first model is being made"),
         Reason.GENERATING: _passing("nothing: pairs are being generated"),
         Reason.SEARCHING: _passing("nothing: steps are being searched and judged"),
@@ -168,17 +171,20 @@ TABLE: Mapping[Reason, Meaning] = MappingProxyType(
         ),
         Reason.DEADLINE_EXCEEDED: _final("raise `activeDeadlineSeconds`, which counts running time"),
         Reason.SCHEDULING_DEADLINE_EXCEEDED: _final(
-            "raise `schedulingDeadlineSeconds`, which counts waiting for a node, or make room"
+            "raise `schedulingDeadlineSeconds`, which counts waiting for a node, or make room; a server goes on by "
+            "itself once its pods start"
         ),
         Reason.NOT_SUPPORTED: _final(
             "training uses one GPU of one node so far: set `gpus` and `nodes` of `trainingResources` (of a training "
             "job: `resources`) to 1",
             ExitCode.CONFIGURATION_ERROR,
         ),
-        Reason.INVALID_SPEC: _final("the stored object is older than the models: correct it and apply it again"),
+        Reason.INVALID_SPEC: _final(
+            "the stored object says what this version cannot read: correct the field that the message names"
+        ),
         Reason.NAME_COLLISION: _waiting(
-            "an object of that name belongs to somebody else: remove it, or rename this one; it is looked for again "
-            "every minute"
+            "an object of that name belongs to somebody else, or has lost its owner: remove it, or rename this one; it "
+            "is looked for again every minute"
         ),
         Reason.CHILD_REJECTED: _final("the apiserver refuses a change of a child; the message says why"),
         Reason.SERVICE_ACCOUNT_NOT_ALLOWED: _final("have the operator allow the account, or name another one"),

@@ -38,6 +38,15 @@ def test_psr_crds_prints_or_writes_them(tmp_path: Path, capsys: pytest.CaptureFi
     assert [re.findall(r"(?m)^    kind: (\w+)$", text) for text in printed] == [[kind] for kind in KINDS]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_items_that_have_a_key_get_defaults(kind: str) -> None:
+    """What the apiserver fills into a list without keys is a conflict for the second manager of a file."""
+    nodes = [node for _, node in walk(schema_of(definition(kind)))]
+    whole = [node["items"] for node in nodes if node.get("x-kubernetes-list-type") == "atomic"]
+    assert whole
+    assert [inner for items in whole for _, inner in walk(items) if "default" in inner] == []
+
+
 @pytest.mark.parametrize("name", files())
 def test_each_fits_an_apiserver_and_its_clients(name: str) -> None:
     text = files()[name]
@@ -87,8 +96,15 @@ def test_a_new_object_has_every_default_and_a_status_that_is_not_current(
     created = crds.request("POST", url(kind, namespace=namespace), manifest(kind))
     stored = crds.request("GET", f"{url(kind, namespace=namespace)}/one")
     assert created["status"] == stored["status"] == {"observedGeneration": -1}
-    assert stored["spec"] == parse(stored).spec.to_whole_json()
-    assert stored["spec"] == KINDS[kind].model_validate(manifest(kind)).spec.to_whole_json()
+    assert filled(kind, stored["spec"]) == parse(stored).spec.to_whole_json()
+    assert filled(kind, stored["spec"]) == KINDS[kind].model_validate(manifest(kind)).spec.to_whole_json()
+
+
+def filled(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """A stored spec with the defaults of rounds, which have no key: the apiserver leaves them to the models."""
+    if kind != "SelfRewardRun":
+        return spec
+    return {**spec, "iterations": [{"allowReuse": False, **item} for item in spec["iterations"]]}
 
 
 def test_a_status_of_everything_is_kept(crds: ControlPlane, namespace: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 from pydantic import ValidationError
 
@@ -58,7 +60,9 @@ def test_a_new_object_has_no_status_yet() -> None:
     assert parse(fresh).status.observed_generation == -1
 
 
-@pytest.mark.parametrize("spec", [{}, {**RAW["spec"], "unknown": 1}, {**RAW["spec"], "seed": -1}])
+@pytest.mark.parametrize(
+    "spec", [{}, {**RAW["spec"], "retries": {"backoffLimit": "many"}}, {**RAW["spec"], "seed": -1}]
+)
 def test_a_wrong_spec_is_an_error(spec: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         parse({**RAW, "spec": spec})
@@ -83,3 +87,21 @@ def test_an_applied_child_is_stored_as_it_was_meant(crds: ControlPlane, namespac
     back = parse(stored)
     assert (back.spec, back.metadata.labels, back.metadata.owner_references) == (child.spec, {"a": "b"}, [owner])
     assert to_stored(back) == to_stored(child)
+
+
+def test_fields_that_this_version_does_not_know_are_left_out() -> None:
+    """At any depth; what it knows is checked as ever, and what was given stays as it was."""
+    raw = {
+        **RAW,
+        "spec": {**RAW["spec"], "future": "words", "retries": {"backoffLimit": 2, "jitter": 0.1}},  # type: ignore[dict-item]
+        "status": {"phase": "Later", "attempts": {"train": {"attempt": 1, "node": "n1"}}},
+    }
+    before = copy.deepcopy(raw)
+    read = parse(raw)
+    assert read.spec.retries.backoff_limit == 2
+    assert read.status.attempts["train"].attempt == 1
+    assert "future" not in read.spec.to_json()
+    assert raw == before
+    with pytest.raises(ValidationError) as caught:
+        parse({**raw, "spec": {**raw["spec"], "seed": "many"}})  # type: ignore[dict-item]
+    assert [fault["loc"] for fault in caught.value.errors()] == [("spec", "seed")]

@@ -30,11 +30,13 @@ class MemoryClient:
         objects: by path.
         requests: in order.
         before: called with each request; raises what the test wants to be raised.
+        dropped: places of fields that the stored kinds do not know.
     """
 
     objects: dict[str, Object] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     before: Callable[[Request], None] = lambda _request: None
+    dropped: set[tuple[str, ...]] = field(default_factory=set)
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     # --- for the test
@@ -62,8 +64,10 @@ class MemoryClient:
         self._request("GET", path)
         return copy.deepcopy(self.objects.get(path))
 
-    async def items(self, path: str, selector: str | None = None) -> AsyncIterator[Object]:
-        self._request("GET", path)
+    async def items(
+        self, path: str, selector: str | None = None, *, fields: str | None = None
+    ) -> AsyncIterator[Object]:
+        self._request("GET", f"{path}?{fields}" if fields else path)
         key, _, value = (selector or "").partition("=")
         for place, raw in sorted(self.objects.items()):
             if place.rpartition("/")[0] == path and (not key or raw["metadata"].get("labels", {}).get(key) == value):
@@ -88,7 +92,15 @@ class MemoryClient:
         self._check(place, body["metadata"])
         part = "status" if path.endswith("/status") else "spec"
         known = self.objects[place]
-        return self.put(place, {**known, part: merged(known.get(part, {}), body.get(part, {}))})
+        whole = {**known, part: merged(known.get(part, {}), body.get(part, {}))}
+        for *way, last in self.dropped:
+            node: Any = whole
+            for step in way:
+                node = node.get(step, {})
+            node.pop(last, None)
+        if whole == known:
+            return copy.deepcopy(known)  # nothing has changed: no new version
+        return self.put(place, whole)
 
     async def delete(self, path: str, uid: str) -> None:
         self._request("DELETE", path, uid)

@@ -17,7 +17,7 @@ from psr_operator.controller.client import Refused
 from psr_operator.controller.informer import POD, Informer
 from psr_operator.controller.paths import collection_of, object_path
 from psr_operator.controller.prober import Prober
-from psr_operator.controller.reconciler import OBSTACLE_SECONDS, UNASKED_SECONDS, Reconciler, fold
+from psr_operator.controller.reconciler import OBSTACLE_SECONDS, RESTORE_SECONDS, UNASKED_SECONDS, Reconciler, fold
 from psr_operator.controller.store import Store
 from psr_operator.controller.workqueue import Key, WorkQueue
 from psr_operator.controller.writer import Writer
@@ -320,11 +320,11 @@ def test_what_the_proof_does_not_list_is_forgotten(world: World) -> None:
 
 
 def test_an_object_that_the_models_refuse_says_what_is_wrong(world: World) -> None:
-    world.apply(training(epochs="many"))
+    world.apply(training(seed="many"))
     assert world.reconcile() is None
     stalled = condition(world.status(), "Stalled")
     assert stalled["reason"] == "InvalidSpec"
-    assert "epochs" in stalled["message"]
+    assert "seed" in stalled["message"]
     assert world.client.writes() == [STATUS, EVENTS]
     world.forget_requests()
     world.reconcile()
@@ -404,3 +404,127 @@ def test_a_chain_of_decisions_is_one_write(world: World) -> None:
     world.reconcile()
     assert [write for write in world.client.writes() if write.startswith("PATCH")] == [STATUS]
     assert f"{JOBS}/it-a2" in world.client.objects
+
+
+# --- kinds that are newer or older than this version
+
+
+def test_a_field_of_a_newer_kind_is_left_alone(world: World) -> None:
+    """In the spec, in the status, and in an item of a list that is written anew."""
+    raw = training(future="words")
+    condition_before = {"type": "Ready", "status": "False", "reason": "New", "severity": "low"}
+    raw["status"] = {"observedGeneration": 1, "conditions": [condition_before], "later": {"deep": 1}}
+    world.apply(raw)
+    world.reconcile()
+    assert f"{JOBS}/it-a1" in world.client.objects
+    stored = world.client.objects[PATH]
+    assert stored["spec"]["future"] == "words"
+    assert stored["status"]["later"] == {"deep": 1}
+    assert condition(stored["status"], "Ready")["severity"] == "low"
+    assert condition(stored["status"], "Stalled") is None
+
+
+def test_a_field_that_an_older_kind_drops_is_said_once_and_not_written_again(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.client.dropped = {("status", "step"), ("status", "attempts", "train", "observed")}
+    world.apply(training())
+    world.reconcile()
+    world.reconcile()
+    world.forget_requests()
+    for _ in range(3):
+        world.reconcile()
+    assert world.client.writes() == []
+    end(world, "it-a1", code=0, message='{"output": "s3://bucket/m1", "digest": "sha256:1"}')
+    world.reconcile()
+    assert condition(world.status(), "Ready")["status"] == "True"
+    assert caplog.text.count("SFTJob.status.step is not stored") == 1
+
+
+# --- why nothing happens
+
+
+def test_what_a_webhook_refuses_for_now_is_said_once_on_the_object(world: World) -> None:
+    world.apply(training())
+    world.client.before = refuse(500, "InternalError", verb="POST", part="/jobs")
+    for _ in range(3):
+        with pytest.raises(Refused):
+            world.reconcile()
+    assert world.client.writes().count(STATUS) == 2, "the intent, and what became of it"
+    assert "500 InternalError" in world.status()["blocked"]
+    assert condition(world.status(), "Reconciling")["status"] == "True"
+    assert "500 InternalError" in condition(world.status(), "Ready")["message"]
+    world.client.before = lambda _request: None
+    assert world.reconcile() == 0.0
+    world.reconcile()
+    assert f"{JOBS}/it-a1" in world.client.objects
+    assert "blocked" not in world.status()
+
+
+def test_events_tell_why_a_job_has_no_pod(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(world.reconciler.events, "clock", lambda: now[0])
+    world.apply(training())
+    world.reconcile()
+    uid = world.client.objects[f"{JOBS}/it-a1"]["metadata"]["uid"]
+    quota = {"type": "Warning", "reason": "FailedCreate", "message": "exceeded quota: cpu"}
+    fine = {"type": "Normal", "reason": "SuccessfulCreate", "message": "Created pod"}
+    path = object_path("Event", NAMESPACE, "one")
+    world.client.put(path, {"metadata": {"name": "one", "namespace": NAMESPACE}, **quota, "lastTimestamp": "1"})
+    again = world.reconcile()
+    assert again is not None
+    assert 0 < again <= 2.0, "not asked at once: most pods come"
+    now[0] += 2.0
+    world.forget_requests()
+    world.reconcile()
+    asked = [item.path for item in world.client.requests if "involvedObject" in item.path]
+    assert asked == [f"{collection_of('Event', NAMESPACE)}?involvedObject.uid={uid}"]
+    assert "FailedCreate: exceeded quota: cpu" in world.status()["blocked"]
+    assert world.status()["reason"] == "Pending"
+    world.client.put(path, {"metadata": {"name": "one", "namespace": NAMESPACE}, **fine, "lastTimestamp": "2"})
+    now[0] += 60.0
+    world.reconcile()
+    assert "blocked" not in world.status()
+
+
+# --- names
+
+
+def test_the_second_kind_of_a_name_names_what_it_makes_after_its_kind(world: World) -> None:
+    other = {**training(), "kind": "StepDPOJob"}
+    spec = {"model": {"uri": "s3://bucket/m1"}, "pairs": "s3://bucket/pairs", "storage": {"uri": "s3://bucket/runs"}}
+    second = Key("StepDPOJob", NAMESPACE, "it")
+    world.apply(training())
+    world.reconcile()
+    world.apply({**other, "spec": spec})
+    for _ in range(2):
+        world.reconcile()
+        world.reconcile(second)
+    made = sorted(path.removeprefix(f"{JOBS}/") for path in world.client.objects if path.startswith(JOBS))
+    assert made == ["it-a1", "it-sdj-a1"]
+    assert world.status(object_path("StepDPOJob", NAMESPACE, "it"))["naming"] == "Kind"
+    assert "naming" not in world.status()
+
+
+def test_a_server_s_name_is_no_job_s(world: World) -> None:
+    meta = {"name": "it", "namespace": NAMESPACE}
+    world.apply({**server(), "metadata": meta})
+    world.apply(training())
+    world.reconcile()
+    assert f"{JOBS}/it-a1" in world.client.objects
+
+
+def test_what_belongs_to_a_server_is_looked_for_from_time_to_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    world.apply(server())
+    assert world.reconcile(SERVER) == RESTORE_SECONDS
+    service = object_path("Service", NAMESPACE, "serve")
+    del world.client.objects[service]
+    world.reconcile(SERVER)
+    assert service not in world.client.objects, "not at every look"
+    now[0] += RESTORE_SECONDS
+    world.reconcile(SERVER)
+    assert service in world.client.objects

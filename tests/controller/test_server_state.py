@@ -10,7 +10,7 @@ from psr_operator.controller.facts import DeploymentFacts, deployment_facts, pod
 from psr_operator.controller.server_state import server_state
 from psr_operator.planner.types import ServerState
 from psr_runtime.protocol import FailureReason, ProgressReport, ServerReport
-from tests.controller.test_workload_state import LABELS, pod
+from tests.controller.test_workload_state import LABELS, container, ended, pod, with_containers
 
 
 def deployment(replicas: int = 1, pods: int = 1, **more: Any) -> DeploymentFacts:
@@ -26,7 +26,11 @@ def deployment(replicas: int = 1, pods: int = 1, **more: Any) -> DeploymentFacts
                 "ownerReferences": [{"uid": "uid-it", "controller": True}],
             },
             "spec": {"replicas": replicas, "template": {"spec": {"containers": [{"image": "vllm:1"}]}}},
-            "status": {"replicas": pods, "observedGeneration": more.get("seen", 2)},
+            "status": {
+                "replicas": pods,
+                "observedGeneration": more.get("seen", 2),
+                "conditions": more.get("conditions", []),
+            },
         }
     )
     assert facts is not None
@@ -42,10 +46,12 @@ def server(
     *pods: dict[str, Any],
     report: ServerReport | None = SERVES,
     digest: str | None = "sha256:m",
+    **more: Any,
 ) -> ServerState | None:
     facts_of_pods = [pod for raw in pods if (pod := pod_facts(raw)) is not None]
     reports = {pod.uid: report for pod in facts_of_pods if report is not None}
-    return server_state("it", facts, facts_of_pods, reports, url="http://it.ns.svc:8000", model="s3://m", digest=digest)
+    url = "http://it.ns.svc:8000"
+    return server_state("it", facts, facts_of_pods, reports, url=url, model="s3://m", digest=digest, **more)
 
 
 def failed(digest: str) -> ServerReport:
@@ -109,6 +115,63 @@ def test_a_server_s_own_word_for_its_failure_counts_more_than_its_exit_code() ->
     running = server(deployment(), pod("Running", server=True), report=report)
     assert running is not None
     assert (running.failed, running.reason) == (True, FailureReason.WEIGHTS_PRUNED)
+
+
+# --- what keeps a server from serving
+
+QUOTA = 'pods "it-1" is forbidden: exceeded quota: gpus'
+FAILING = [{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": QUOTA}]
+UNSCHEDULABLE = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}]
+MOUNT = {"uid-it-a1-0-x": "FailedMount: claim not found"}
+BLOCKED = {
+    "no pod can be made": (deployment(pods=0, conditions=FAILING), [], {}, QUOTA),
+    "no node": (deployment(), [pod("Pending", server=True, conditions=UNSCHEDULABLE)], {}, "0/3 nodes"),
+    "no volume": (deployment(), [pod("Pending", server=True)], {"events": MOUNT}, "claim not found"),
+    "no way to it": (
+        deployment(),
+        [pod("Running", server=True, conditions=READY)],
+        {"report": None, "unreachable": {"uid-it-a1-0-x"}},
+        "control port does not answer the operator",
+    ),
+    "no memory": (
+        deployment(),
+        [
+            with_containers(
+                pod("Running", server=True),
+                container("server", restarts=1, last={"terminated": ended(137, "OOMKilled")}, running={}),
+            )
+        ],
+        {"report": None},
+        "OOMKilled: its memory limit is too small",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BLOCKED)
+def test_what_keeps_a_server_from_serving_is_said(case: str) -> None:
+    facts, pods, more, words = BLOCKED[case]
+    stuck = server(facts, *pods, **more)
+    assert stuck is not None
+    assert (stuck.blocked, stuck.failed, stuck.ready) == (True, False, None)
+    assert words in stuck.message
+    assert stuck.pending == (case in ("no pod can be made", "no node", "no volume"))
+
+
+def test_a_server_that_runs_out_of_memory_again_and_again_has_failed_for_that() -> None:
+    loops = container("server", restarts=3, last={"terminated": ended(137, "OOMKilled")})
+    loops["state"] = {"waiting": {"reason": "CrashLoopBackOff"}}
+    hopeless = server(deployment(), with_containers(pod("Running", server=True), loops), report=None)
+    assert hopeless is not None
+    assert hopeless.failed
+    assert "OOMKilled" in hopeless.message
+
+
+def test_a_server_beside_a_sidecar_is_judged_by_its_own_container() -> None:
+    proxy = container("istio-proxy", restarts=9, last={"terminated": ended(1)}, running={})
+    ours = container("server", ready=True, running={})
+    served = server(deployment(), with_containers(pod("Running", server=True, conditions=READY), proxy, ours))
+    assert served is not None
+    assert served.ready == "s3://m"
 
 
 # --- what pods say

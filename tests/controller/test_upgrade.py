@@ -7,7 +7,7 @@ from pathlib import Path
 from harness.control_plane.plane import ControlPlane
 from harness.control_plane.player import play
 from harness.operator_process import grant, start_operator
-from tests.controller.one_namespace import JOB, MODEL, STORAGE, Scene, message, pods, servers, wait
+from tests.controller.one_namespace import JOB, MODEL, STORAGE, Scene, pods, servers, wait
 
 
 def test_an_upgraded_operator_restarts_no_server(crds: ControlPlane, namespace: str, tmp_path: Path) -> None:
@@ -33,39 +33,3 @@ def test_an_upgraded_operator_restarts_no_server(crds: ControlPlane, namespace: 
             scene.until("PolicyServer", "Idle")
             scene.change("PolicyServer", active=True)
             assert scene.until("PolicyServer", "Serving")["status"]["image"] == "inference:2"
-
-
-def test_an_object_with_a_field_of_a_newer_kind_is_stalled_and_says_so(
-    crds: ControlPlane, namespace: str, tmp_path: Path
-) -> None:
-    """The kinds are newer than the operator: nothing is done by half, and a corrected object goes on."""
-    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/stepdpojobs.psr.dev"
-    place = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/future"
-    field = {"type": "string", "maxLength": 8}
-    scene = Scene(crds, None, namespace, {})  # type: ignore[arg-type]
-
-    def patch(*changes: dict[str, object]) -> None:
-        crds.request("PATCH", path, list(changes), content="application/json-patch+json")
-
-    patch({"op": "add", "path": place, "value": field})
-    try:
-        wait(lambda: "future" in crds.ctl("explain", "stepdpojobs.spec"))
-        with start_operator(grant(crds, [namespace]), tmp_path, namespaces=[namespace]), play(crds) as player:
-            scene.player = player
-            wait(lambda: _takes_future(scene))
-            item = scene.until("StepDPOJob", "InvalidSpec", "new")
-            assert "spec.future" in message(item)
-            assert scene.names("Job") == []
-            scene.change("StepDPOJob", "new", future=None)
-            scene.until("StepDPOJob", "Succeeded", "new")
-    finally:
-        patch({"op": "remove", "path": place})
-
-
-def _takes_future(scene: Scene) -> bool:
-    """Whether the apiserver keeps the new field already; the object stays then."""
-    item = scene.make("StepDPOJob", "new", **JOB, future="words")
-    if "future" in item["spec"]:
-        return True
-    scene.plane.request("DELETE", scene.path("StepDPOJob", "new"))
-    return False

@@ -25,7 +25,7 @@ from tests.docs.pages import PAGES, PROGRAMS, ROOT, Block, Command, anchors, blo
 
 CHART = ROOT / "charts" / "psr"
 KIND_OF = {kind.short_name: name for name, kind in KINDS.items()}
-KUBERNETES = {"events", "namespace", "nodes", "secret", "api-resources", "crds"}
+KUBERNETES = {"events", "namespace", "nodes", "secret", "api-resources", "node", "pod", "crds"}
 ALL_BLOCKS = [block for page in PAGES for block in blocks(page)]
 ALL_COMMANDS = [command for page in PAGES for command in commands(page)]
 

@@ -84,9 +84,14 @@ class PodFacts:
         owner, owner_name: uid and name of its controller, a Job or a ReplicaSet say.
         unit: name of the Workload or server that it is a part of.
         server: whether that is a server.
-        exit_code, end_reason, message: of its container's last end; None and "" before.
+        exit_code, end_reason, message: of its container's last end; None and "" before. Of an init container's or a
+            sidecar's where that is what ended the pod.
         waiting: why it does not run yet, a reason and a sentence.
         disrupted: evicted, drained or preempted.
+        node: that it is bound to, "" before.
+        looping: whether its container, or one that has to run before it, ends again and again.
+        trouble: what is wrong with it although it runs, a sentence.
+        ends_by: when it should be gone, in seconds since the epoch; None where nobody has deleted it.
     """
 
     name: str
@@ -108,6 +113,10 @@ class PodFacts:
     end_reason: str
     message: str
     waiting: str
+    node: str = ""
+    looping: bool = False
+    trouble: str = ""
+    ends_by: float | None = None
 
     @property
     def finished(self) -> bool:

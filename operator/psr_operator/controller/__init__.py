@@ -10,7 +10,9 @@
 | `workqueue.py` | which object is reconciled next |
 | `workload_state.py`, `server_state.py` | facts → `WorkloadState`, `ServerState`; pure |
 | `reconciler.py` | one object: observe, plan, one status write, carry out, report |
-| `writer.py` | every write, with its guards |
+| `older_kinds.py` | what the kinds of the cluster do not know of what is written |
+| `writer.py`, `server_writer.py`, `creating.py` | every write, with its guards |
+| `warning_events.py` | what Kubernetes says only in Events |
 | `prober.py` | progress of running pods and the state of servers, over HTTP |
 | `client.py`, `paths.py`, `lease.py` | the apiserver, where objects are, who leads |
 | `metrics.py`, `wait.py` | what is seen from outside; `psr wait` |

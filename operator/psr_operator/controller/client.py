@@ -16,6 +16,8 @@ from typing import Any
 
 import aiohttp
 
+from psr_operator.api import GROUP
+
 FIELD_MANAGER = "psr-operator"
 REQUEST_SECONDS = 30.0
 CONNECTIONS = 64
@@ -23,6 +25,8 @@ CONNECTIONS = 64
 PAGE = 100
 WRITING = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
 """A field that the apiserver does not know is an error, not something to be dropped: manifests hold free-form parts."""
+WRITING_OURS = {**WRITING, "fieldValidation": "Ignore"}
+"""The same for objects of our own kinds: those of the cluster may be older than this version and drop what is new."""
 BODY = {"json": "application/json", "merge": "application/merge-patch+json"}
 
 
@@ -121,9 +125,13 @@ class Client:
                 return None
             raise
 
-    async def items(self, path: str, selector: str | None = None) -> AsyncIterator[dict[str, Any]]:
-        """Every object of a collection, page by page."""
+    async def items(
+        self, path: str, selector: str | None = None, *, fields: str | None = None
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Every object of a collection, page by page. `fields`: a selector of fields."""
         query = {"limit": str(PAGE), **({"labelSelector": selector} if selector else {})}
+        if fields:
+            query["fieldSelector"] = fields
         while True:
             page = await self._request("GET", path, query=query)
             for item in page.get("items", []):
@@ -135,11 +143,12 @@ class Client:
 
     async def create(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """POST to a collection."""
-        return await self._request("POST", path, body, query=WRITING)
+        ours = str(body.get("apiVersion", "")).startswith(f"{GROUP}/")
+        return await self._request("POST", path, body, query=WRITING_OURS if ours else WRITING)
 
     async def merge(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """JSON merge patch: null removes."""
-        return await self._request("PATCH", path, body, content="merge", query=WRITING)
+        """JSON merge patch of an object of our own kinds: null removes."""
+        return await self._request("PATCH", path, body, content="merge", query=WRITING_OURS)
 
     async def replace(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """PUT."""

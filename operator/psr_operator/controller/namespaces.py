@@ -65,9 +65,10 @@ class Namespaces:
         loop, pause = asyncio.get_running_loop(), FIRST_PAUSE
         ended: Exception | None = None
         while True:
-            began = loop.time()
+            began, listed = loop.time(), False
             try:
                 await self.informer.take_in(name)
+                listed = True
                 self._take_in(name, ended)
                 await self._watch_and_compare(name)
             except Refused as refused:
@@ -80,6 +81,8 @@ class Namespaces:
                 log.warning("%s cannot be listed now: %s", _called(name), error)
                 ended = None
             except Exception as error:  # of kopf; the next list says whether the namespace is to be skipped
+                if not listed:
+                    log.exception("%s cannot be listed", _called(name))
                 ended = error
             pause = FIRST_PAUSE if loop.time() - began > STEADY_SECONDS else min(2 * pause, LONGEST_PAUSE)
             await self.sleep(pause)
@@ -114,7 +117,11 @@ class Namespaces:
         try:
             while True:
                 left = len(self.informer.unconfirmed)
-                await asyncio.wait({watch, doubted}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    {watch, doubted},
+                    timeout=pause if left else self.resync_seconds,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
                 if watch.done():
                     await watch
                     return
@@ -122,11 +129,11 @@ class Namespaces:
                     await self.sleep(max(0.0, compared + CONFIRMING_SECONDS - asyncio.get_running_loop().time()))
                     doubt.clear()
                     doubted = asyncio.create_task(doubt.wait())
-                elif 0 < len(self.informer.unconfirmed) < left:
+                elif len(self.informer.unconfirmed) < left:
                     continue  # events still tell of what was listed
                 await self._compare(name)
                 compared = asyncio.get_running_loop().time()
-                pause = min(2 * pause, self.resync_seconds) if self.informer.unconfirmed else self.resync_seconds
+                pause = min(2 * pause, self.resync_seconds)
         finally:
             for task in (watch, doubted):
                 task.cancel()

@@ -56,6 +56,7 @@ class Intervals:
         least: change of progress that is worth a write, 0 to 1.
         server: between two questions to a server that is not ready.
         ready: between two questions to one that is.
+        unreachable: without an answer of a server's pod that runs, after which it is called unreachable.
     """
 
     round: float = 10.0
@@ -63,6 +64,7 @@ class Intervals:
     least: float = 0.01
     server: float = 2.0
     ready: float = 15.0
+    unreachable: float = 60.0
 
 
 @dataclass
@@ -74,6 +76,7 @@ class Prober:
         progress: of Workloads as it is published, by uid of the owner and name.
         reports: of servers' pods, by uid of the pod.
         tried: uids of the server pods that were asked, whether or not they answered.
+        unreachable: uids of those that have not answered for long although they run.
     """
 
     client: Client
@@ -86,6 +89,8 @@ class Prober:
     progress: dict[tuple[str, str], ProgressReport] = field(default_factory=dict)
     reports: dict[str, ServerReport] = field(default_factory=dict)
     tried: set[str] = field(default_factory=set)
+    unreachable: set[str] = field(default_factory=set)
+    _mute: dict[str, float] = field(default_factory=dict)
     _pods: dict[str, ProgressReport] = field(default_factory=dict)
     _asked: dict[str, float] = field(default_factory=dict)
     _published: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -109,6 +114,8 @@ class Prober:
         self.reports.pop(uid, None)
         self.tried.discard(uid)
         self._spoilt.discard(uid)
+        self.unreachable.discard(uid)
+        self._mute.pop(uid, None)
 
     def forget_workload(self, owner: str, name: str) -> None:
         """A Workload's object is gone."""
@@ -118,6 +125,10 @@ class Prober:
     def forget_server(self, namespace: str, name: str) -> None:
         """A server's Deployment is gone, and its key with it."""
         self._keys.pop((namespace, name), None)
+
+    def key_of(self, namespace: str, server: str) -> str | None:
+        """The bearer key of a server, where it was read."""
+        return self._keys.get((namespace, server))
 
     async def run(self) -> None:
         """Ask until cancelled."""
@@ -222,6 +233,7 @@ class Prober:
         base = f"http://{_host(pod.ip)}:{control_port(server.spec.port or API_PORT)}"
         headers = {"Authorization": f"Bearer {key}"}
         report = ServerReport.read(await _get(session, f"{base}{STATE_PATH}", STATE_BYTES, headers))
+        self._note_silence(pod, deployment.owner, answered=report is not None)
         wanted = server.spec.model_digest
         if report is not None and wanted is not None and report.digest not in (None, wanted):
             order = ModelOrder.model_construct(model=server.spec.model, digest=wanted)  # the server checks it
@@ -232,6 +244,20 @@ class Prober:
         if report is not None and self.reports.get(pod.uid) != report:
             self.reports[pod.uid] = report
             self._reconcile(deployment.owner)
+
+    def _note_silence(self, pod: PodFacts, owner: str, *, answered: bool) -> None:
+        """Whether a pod answered; one that does not for long is called unreachable, and its server reconciled."""
+        now = self.clock()
+        if answered or pod.looping:
+            self._mute.pop(pod.uid, None)
+            if pod.uid in self.unreachable:
+                self.unreachable.discard(pod.uid)
+                self._reconcile(owner)
+            return
+        silence = now - self._mute.setdefault(pod.uid, now)
+        if silence >= self.intervals.unreachable and pod.uid not in self.unreachable:
+            self.unreachable.add(pod.uid)
+            self._reconcile(owner)
 
     async def _is_pod_of(self, deployment: DeploymentFacts, pod: PodFacts) -> bool:
         """Whether the chain pod → ReplicaSet → Deployment holds."""

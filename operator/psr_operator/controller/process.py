@@ -29,7 +29,7 @@ from psr_operator.controller.metrics import Metrics, serve
 from psr_operator.controller.namespaces import CLOSED, Namespaces
 from psr_operator.controller.paths import group_version
 from psr_operator.controller.prober import Intervals, Prober
-from psr_operator.controller.reconciler import OBSTACLE_SECONDS, Reconciler
+from psr_operator.controller.reconciler import OBSTACLE_SECONDS, RESTORE_SECONDS, Reconciler
 from psr_operator.controller.store import Store
 from psr_operator.controller.workqueue import MOST_OF_A_NAMESPACE, Key, WorkQueue
 from psr_operator.controller.writer import Writer
@@ -187,6 +187,7 @@ class Process:
             informer,
             on_child=self._on_child,
             obstacle_seconds=min(OBSTACLE_SECONDS, options.resync_seconds),
+            restore_seconds=min(RESTORE_SECONDS, options.resync_seconds),
         )
         await self._find_backends(informer)
         namespaces = Namespaces(

@@ -75,7 +75,7 @@ def _servers() -> Iterator[Rule]:
     yield _named(("Service", "ConfigMap"), ("get", "create", "update"))
     yield _named(("Secret",), ("get", "create"), "bearer keys of servers")
     yield _named(("PodDisruptionBudget",), ("get", "create", "update"))
-    yield _named(("Event",), ("create",))
+    yield _named(("Event",), ("create", "list"), "why a Job has no pod or a pod no volume is said only there")
 
 
 def _of_kind(kind: ObjectKind) -> Rule:

@@ -8,6 +8,7 @@ two writes, the next reconciliation finishes.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,19 +18,23 @@ from pydantic import ValidationError
 
 from psr_operator.api import KINDS, PolicyServer, Resource
 from psr_operator.api.common import Meta, Status, WorkStatus
+from psr_operator.api.stored import read_leniently
 from psr_operator.backends.base import PodFacts
-from psr_operator.conditions import State, Summary, Transition, status_fields, transition
+from psr_operator.conditions import State, Summary, Transition, blocked_fields, status_fields, transition
 from psr_operator.controller.client import Client, Refused
+from psr_operator.controller.creating import Obstacle
+from psr_operator.controller.facts import DeploymentFacts
 from psr_operator.controller.informer import Informer
 from psr_operator.controller.paths import collection_of, path_of
 from psr_operator.controller.prober import Prober
 from psr_operator.controller.server_state import server_state
 from psr_operator.controller.store import Entry, Store
-from psr_operator.controller.workload_state import workload_states
+from psr_operator.controller.warning_events import WarningEvents
+from psr_operator.controller.workload_state import silent, workload_states
 from psr_operator.controller.workqueue import Key
-from psr_operator.controller.writer import Obstacle, Writer
+from psr_operator.controller.writer import Writer
 from psr_operator.planner import plan
-from psr_operator.planner.types import Observed, Plan, ServerState
+from psr_operator.planner.types import Observed, Plan, Server, ServerState
 from psr_operator.reasons import Reason
 from psr_operator.render import LABEL_UID
 from psr_runtime.protocol import API_PORT
@@ -40,6 +45,8 @@ LONGEST_CHAIN = 20
 """Plans on top of each other; more means that the planner undoes itself."""
 OBSTACLE_SECONDS = 60.0
 """Between two checks of whether something that could not be made can be made by then."""
+RESTORE_SECONDS = 30.0
+"""Between two looks at whether the objects of a running server are all there; they are not watched."""
 UNLISTED_SECONDS = 0.5
 """Until an object is reconciled again whose namespace is being listed."""
 UNASKED_SECONDS = 0.5
@@ -54,6 +61,7 @@ class Reconciler:
         now: the present time; aware.
         on_child: called for each child or Workload that was created, with the key of its parent.
         obstacle_seconds: between two checks of whether something that could not be made can be made now.
+        restore_seconds: between two looks at whether the objects of a running server are all there.
     """
 
     client: Client
@@ -64,7 +72,14 @@ class Reconciler:
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     on_child: Callable[[Key], None] = lambda _key: None
     obstacle_seconds: float = OBSTACLE_SECONDS
+    restore_seconds: float = RESTORE_SECONDS
+    events: WarningEvents = field(init=False)
     _obstacles: dict[Key, tuple[tuple[str, int], Obstacle]] = field(default_factory=dict)
+    _refused: dict[Key, str] = field(default_factory=dict)
+    _restored: dict[Key, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.events = WarningEvents(self.client, time.monotonic)
 
     async def reconcile(self, key: Key) -> float | None:
         """Reconcile one object.
@@ -78,6 +93,10 @@ class Reconciler:
         entry = self.store.get(key)
         if entry is None or entry.deleting:
             self._obstacles.pop(key, None)
+            self._refused.pop(key, None)
+            self._restored.pop(key, None)
+            if entry is not None:
+                self.events.forget(entry.uid)
             return None
         if not self.informer.knows(key.namespace):
             return UNLISTED_SECONDS
@@ -87,23 +106,33 @@ class Reconciler:
             await self._invalid(key, entry, error)
             return None
         assert resource is not None
+        resource = self._named(key, resource)
         if await self._still_obstructed(key, resource):
             return self.obstacle_seconds
         if self._unasked(resource):
             return UNASKED_SECONDS
+        ask_again = await self._read_events(resource)
         planned, wanted, transitions = fold(resource, self._observe(resource), self.now())
         if _needs_proof(resource, planned):
             await self._refresh(resource)
             planned, wanted, transitions = fold(resource, self._observe(resource), self.now())
+        if key in self._refused:
+            planned = _with_status(planned, blocked_fields(planned, self._refused[key]))
         await self._store(key, entry, resource, planned)
         try:
             await self._carry_out(key, planned, wanted)
         except Obstacle as obstacle:
             await self._stall(key, planned, obstacle)
             return self.obstacle_seconds
+        except Refused as refused:
+            await self._say_refused(key, planned, refused)
+            raise
         for item in transitions:
             await self.writer.event(planned, item, self.now())
-        return wanted.again_after
+        if self._refused.pop(key, None) is not None:
+            return 0.0  # it goes on: say so
+        restore = self.restore_seconds if wanted.servers else None
+        return min((item for item in (wanted.again_after, ask_again, restore) if item is not None), default=None)
 
     # --- what is seen
 
@@ -117,8 +146,25 @@ class Reconciler:
             if peer is not None:
                 peers[name] = peer
         children = tuple(child for key in self.store.children(uid) if (child := self._read(key)) is not None)
-        states = workload_states(self.store.workloads_of(uid), pods, self.prober.progress_of(uid))
+        progress = self.prober.progress_of(uid)
+        states = workload_states(self.store.workloads_of(uid), pods, progress, self.events.said)
         return Observed(states, self._server(resource, pods), children, peers)
+
+    async def _read_events(self, resource: Resource) -> float | None:
+        """Read Events of what does not get on and gives no reason. Returns seconds after which to do it again."""
+        uid, namespace = resource.metadata.uid, resource.metadata.namespace
+        pods = [pod for pod in self.store.pods.of(uid) if self._is_own(pod, uid)]
+        return await self.events.ask(uid, namespace, silent(self.store.workloads_of(uid), pods))
+
+    def _named(self, key: Key, resource: Resource) -> Resource:
+        """An object that nobody has looked at yet, with the decision how what it makes is named: Jobs of two kinds,
+        and their folders, must not have one name."""
+        if resource.status.observed_generation >= 0 or isinstance(resource, PolicyServer):
+            return resource
+        others = (key._replace(kind=kind) for kind in KINDS if kind not in (key.kind, "PolicyServer"))
+        if not any(self.store.get(other) for other in others):
+            return resource
+        return _with_status(resource, {"naming": "Kind"})
 
     def _is_own(self, pod: PodFacts, uid: str) -> bool:
         """Whether a pod that names an object in its labels is its own: of a server, of a Workload that the object
@@ -147,6 +193,8 @@ class Reconciler:
             url=f"http://{meta.name}.{meta.namespace}.svc:{spec.port or API_PORT}",
             model=spec.model.uri,
             digest=spec.model_digest,
+            events=self.events.said,
+            unreachable=self.prober.unreachable,
         )
         return (state,) if state is not None else ()
 
@@ -178,10 +226,13 @@ class Reconciler:
     # --- what is written
 
     async def _store(self, key: Key, entry: Entry, before: Resource, planned: Resource) -> None:
-        if planned.status == before.status:
+        if planned.status == before.status and before.status.observed_generation >= 0:
             return
+        stored = {**before.status.to_json()}
+        if before.status.observed_generation < 0:
+            stored.pop("naming", None)  # decided just now
         try:
-            await self.writer.status(key, entry, before.status.to_json(), planned.status.to_json())
+            await self.writer.status(key, entry, stored, planned.status.to_json())
         except Refused as refused:
             if refused.code != 409:
                 raise
@@ -212,8 +263,20 @@ class Reconciler:
             for server in wanted.servers:
                 if await self.writer.server(resource, server, deployment):
                     self.on_child(key)
+                await self._restore(key, resource, server, deployment)
             if not wanted.servers and deployment is not None:
                 await self.writer.release(resource, deployment)
+
+    async def _restore(self, key: Key, owner: PolicyServer, server: Server, deployment: DeploymentFacts | None) -> None:
+        """Look from time to time whether what belongs to a running server is there, and make again what is not."""
+        now = time.monotonic()
+        if deployment is None:  # made just now, and all that belongs to it
+            self._restored[key] = now
+        elif now - self._restored.get(key, float("-inf")) >= self.restore_seconds:
+            self._restored[key] = now
+            known = self.prober.key_of(key.namespace, server.name)
+            if await self.writer.restore(owner, server, deployment, known) and known is None:
+                self.prober.forget_server(key.namespace, server.name)
 
     async def _stall(self, key: Key, resource: Resource, obstacle: Obstacle) -> None:
         """Say that what is wanted cannot be made."""
@@ -221,11 +284,21 @@ class Reconciler:
         self._obstacles[key] = (_spec_of(resource), obstacle)
         await self._store_summary(key, resource, Summary(State.FAILED, obstacle.reason, str(obstacle)))
 
+    async def _say_refused(self, key: Key, resource: Resource, refused: Refused) -> None:
+        """Say on an object that what it wants is refused for now: by a webhook that is down, say."""
+        if refused.code in (404, 409) or key in self._refused:
+            return
+        self._refused[key] = f"the apiserver refuses it for now: {refused}"
+        entry = self.store.get(key)
+        if entry is not None:
+            said = _with_status(resource, blocked_fields(resource, self._refused[key]))
+            await self._store(key, entry, resource, said)
+
     async def _store_summary(self, key: Key, resource: Resource, summary: Summary) -> None:
         entry = self.store.get(key)
         if entry is None:
             return
-        before = entry.raw().get("status") or {}
+        before = resource.status.to_json()
         status = resource.status.model_copy(update=status_fields(summary, resource, self.now())).to_json()
         if status != before:
             await self.writer.status(key, entry, before, status)
@@ -250,7 +323,7 @@ class Reconciler:
         status_kind = kind.model_fields["status"].annotation
         assert isinstance(status_kind, type)
         try:
-            status: Status = status_kind.model_validate(raw.get("status") or {})
+            status: Status = read_leniently(status_kind, raw.get("status") or {})
         except ValidationError:
             status = status_kind()
         faults = "; ".join(
@@ -277,6 +350,11 @@ def fold(resource: Resource, observed: Observed, now: datetime) -> tuple[Resourc
             return resource, wanted, transitions
         resource = resource.model_copy(update={"status": wanted.status})
     raise RuntimeError(f"{resource.ref}: the plans of this object undo each other; please report it with its manifest")
+
+
+def _with_status(resource: Resource, fields: dict[str, Any]) -> Resource:
+    """An object with other fields of its status."""
+    return resource.model_copy(update={"status": resource.status.model_copy(update=fields)})
 
 
 def _spec_of(resource: Resource) -> tuple[str, int]:

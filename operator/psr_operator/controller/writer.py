@@ -1,4 +1,4 @@
-"""Every write of the controller, with its guards.
+"""Every write of the controller, with its guards. Those of servers are in `server_writer.py`.
 
 | what | how |
 | --- | --- |
@@ -6,63 +6,39 @@
 | our children's specs | JSON merge patch of what differs, with uid and resourceVersion; a field no longer set goes |
 | a server's objects | replaced as a whole on a live read whose owner is checked |
 | status | merge patch with the resourceVersion that it was planned from; an applied status could not empty a map |
+| both | fields that this version does not know are kept, those that the stored kind does not know are left out |
 | a Workload's objects | never written again; deleted with their uid |
 | events | after the status is stored |
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import secrets
+import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from psr_operator.api import GROUP, VERSION, PolicyServer, Resource
+from psr_operator.api import GROUP, VERSION, Resource
 from psr_operator.api.stored import parse, to_stored
 from psr_operator.backends import backend_of
-from psr_operator.backends.base import ObjectKind, WorkloadFacts
+from psr_operator.backends.base import WorkloadFacts
 from psr_operator.conditions import Transition
 from psr_operator.controller.client import Client, Refused
-from psr_operator.controller.facts import DeploymentFacts, deployment_facts
-from psr_operator.controller.paths import collection_of, kind_of, object_path, path_of
+from psr_operator.controller.creating import Obstacle, collision, orphaned
+from psr_operator.controller.older_kinds import OlderKinds
+from psr_operator.controller.paths import collection_of, object_path, path_of
+from psr_operator.controller.server_writer import ServerWriter
 from psr_operator.controller.store import Entry, Store, key_of
 from psr_operator.controller.workqueue import Key
-from psr_operator.planner.types import Server, Workload
-from psr_operator.reasons import AnyReason, Reason, rejected
-from psr_operator.render import (
-    ANNOTATION_MODEL_HASH,
-    RenderError,
-    Settings,
-    key_secret,
-    model_hash,
-    server_hash,
-)
-from psr_operator.render import server as render_server
-
-NO_KINDS: Mapping[tuple[str, str], ObjectKind] = {}
+from psr_operator.planner.types import Workload
+from psr_operator.reasons import Reason
+from psr_operator.render import RenderError, Settings
 
 
-class Obstacle(Exception):
-    """What is wanted cannot be made, and waiting will not help.
-
-    Attributes:
-        reason: for the condition.
-        collection, body: of the POST that was refused, to be tried again; None where nothing was sent.
-    """
-
-    def __init__(
-        self, reason: AnyReason, message: str, collection: str | None = None, body: Mapping[str, Any] | None = None
-    ) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.collection = collection
-        self.body = body
-
-
-class Writer:
+class Writer(ServerWriter):
     """Writes for one operator.
 
     Args:
@@ -73,23 +49,29 @@ class Writer:
     def __init__(
         self, client: Client, store: Store, settings: Settings, changed: Callable[[Key, Entry, bool], None]
     ) -> None:
-        self.client = client
-        self._store = store
-        self._settings = settings
+        super().__init__(client, store, settings)
         self._changed = changed
+        self._older = OlderKinds(time.monotonic)
 
     # --- our own objects
 
-    async def status(self, key: Key, entry: Entry, before: Mapping[str, Any], status: Mapping[str, Any]) -> None:
-        """Store a status that was planned from `before`, the one of `entry`.
+    async def status(self, key: Key, entry: Entry, before: dict[str, Any], status: dict[str, Any]) -> None:
+        """Store a status that was planned from `before`, the one of `entry` as it was read.
+
+        What this version does not know of the stored one stays; what the stored kind does not know is left out.
 
         Raises:
             Refused: 409 where the object has changed since.
         """
-        meta = {"uid": entry.uid, "resourceVersion": str(entry.version)}
+        before, status = (self._older.known(key.kind, "status", item) for item in (before, status))
         change = difference(before, status)
+        if not change:
+            return
+        meta = {"uid": entry.uid, "resourceVersion": str(entry.version)}
+        change = with_unknown(change, before, entry.raw().get("status") or {})
         raw = await self.client.merge(path_of(key, "status"), {"metadata": meta, "status": change})
         self._store_answer(raw, spec=False)
+        self._older.learn(key.kind, {"status": change}, raw)
 
     async def child(self, parent: Resource, wanted: Resource) -> bool:
         """Make a child exist with this spec. Tells whether it was created now.
@@ -100,11 +82,13 @@ class Writer:
         key = Key(wanted.kind, wanted.metadata.namespace, wanted.metadata.name)
         entry = self._store.get(key)
         if entry is None:
-            raw, created = await self._create(key.namespace, to_stored(wanted), parent.metadata.uid)
+            raw, created = await self.create(key.namespace, to_stored(wanted), parent.metadata.uid)
             self._store_answer(raw)
+            if created:
+                self._older.learn(key.kind, {"spec": wanted.spec.to_json()}, raw)
             return created
         if entry.owner != parent.metadata.uid:
-            raise _collision(wanted.kind, key.name)
+            raise collision(wanted.kind, key.name)
         if not entry.deleting:
             await self._update(key, entry, wanted)
         return False
@@ -116,7 +100,9 @@ class Writer:
             return
         raw = entry.raw()
         generation = entry.generation
-        change = difference(parse({**raw, "status": {}}).spec.to_json(), spec)
+        spec = self._older.known(key.kind, "spec", spec)
+        before = parse({**raw, "status": {}}).spec.to_json()
+        change = with_unknown(difference(before, spec), before, raw.get("spec") or {})
         if change:
             meta = {"uid": entry.uid, "resourceVersion": str(entry.version)}
             try:
@@ -126,6 +112,7 @@ class Writer:
                     raise
                 raise Obstacle(Reason.CHILD_REJECTED, str(refused)) from refused
             self._store_answer(raw)
+            self._older.learn(key.kind, {"spec": change}, raw)
             generation = int(raw["metadata"].get("generation", 0))
         fresh = self._store.get(key)
         if fresh is not None and fresh.uid == entry.uid:
@@ -146,8 +133,12 @@ class Writer:
             Obstacle: it cannot be rendered, the name is somebody else's, or the apiserver refuses it.
         """
         uid, namespace = owner.metadata.uid, owner.metadata.namespace
-        if any(facts.name == workload.name for facts in self._store.workloads.of(uid)):
+        known = self._store.workloads.of(uid)
+        if any(facts.name == workload.name and facts.owner == uid for facts in known):
             return False
+        orphan = next((facts for facts in known if not (facts.owner or facts.ended)), None)
+        if orphan is not None:
+            raise orphaned(orphan.kind.kind, orphan.name)
         backend = backend_of(workload)
         try:
             first, *further = backend.objects(workload, owner, self._settings)
@@ -155,9 +146,9 @@ class Writer:
             raise Obstacle(error.reason, str(error)) from error
         kinds = {(kind.api_version, kind.kind): kind for kind in backend.kinds}
         for body in further:
-            await self._create(namespace, body, uid, kinds)
+            await self.create(namespace, body, uid, kinds)
         # Last, for it stands for the Workload: once it is there, nothing of it is created again.
-        raw, created = await self._create(namespace, first, uid, kinds)
+        raw, created = await self.create(namespace, first, uid, kinds)
         facts = backend.facts(raw)
         if facts is not None:
             self._store.workloads.put(facts)
@@ -168,120 +159,7 @@ class Writer:
         if not facts.deleting:
             await self.client.delete(object_path(facts.kind, facts.labels.namespace, facts.name), facts.uid)
 
-    # --- servers
-
-    async def server(self, owner: PolicyServer, server: Server, facts: DeploymentFacts | None) -> bool:
-        """Make a server's objects exist as wanted. The Deployment comes last: while it is there, the others are.
-
-        A Deployment whose wanted value is the same is left alone, whatever this operator would render today, and only
-        its annotation of the model changes with the model: pods are not restarted by an upgrade.
-        """
-        same_server = facts is not None and facts.server_hash == server_hash(server)
-        same_model = facts is not None and facts.model_hash == model_hash(server)
-        running = facts is not None and facts.replicas > 0
-        if running and same_server and same_model:
-            return False
-        try:
-            objects = render_server(server, owner, self._settings, image=facts.image if running and facts else None)
-        except RenderError as error:
-            raise Obstacle(error.reason, str(error)) from error
-        if facts is None:
-            key = base64.urlsafe_b64encode(secrets.token_bytes(24)).decode()
-            secret = key_secret(server.name, owner, key)
-            await self._create(owner.metadata.namespace, secret, owner.metadata.uid)
-        for body in sorted(objects, key=lambda item: item["kind"] == "Deployment"):
-            if body["kind"] == "Deployment":
-                if server.digest is None:  # only pods of its own distinguish this model from another
-                    annotations = body["spec"]["template"]["metadata"].setdefault("annotations", {})
-                    annotations[ANNOTATION_MODEL_HASH] = model_hash(server)
-                only_model = running and same_server and server.digest is not None
-                raw = await self._put(body, owner, fresh=facts is None, only_annotations=only_model)
-                self._store_deployment(raw)
-            elif not (same_model if body["kind"] == "ConfigMap" else same_server):
-                await self._put(body, owner, fresh=facts is None)
-        return facts is None
-
-    async def release(self, owner: PolicyServer, facts: DeploymentFacts) -> None:
-        """Scale a server to nothing."""
-        if facts.replicas == 0:
-            return
-        path = object_path("Deployment", facts.labels.namespace, facts.name)
-        live = await self.client.get(path)
-        if live is not None and _owned(live, owner.metadata.uid):
-            live["spec"]["replicas"] = 0
-            self._store_deployment(await self.client.replace(path, live))
-
-    def _store_deployment(self, raw: Mapping[str, Any]) -> None:
-        facts = deployment_facts(raw)
-        if facts is not None:
-            self._store.deployments.put(facts)
-
-    async def _put(
-        self, body: dict[str, Any], owner: Resource, *, fresh: bool, only_annotations: bool = False
-    ) -> dict[str, Any]:
-        """Create an object of a server, or replace the one that is there (`only_annotations`: its annotations)."""
-        kind, namespace, uid = body["kind"], owner.metadata.namespace, owner.metadata.uid
-        if fresh:
-            raw, created = await self._create(namespace, body, uid)
-            if created:
-                return raw
-        path = object_path(kind, namespace, body["metadata"]["name"])
-        live = await self.client.get(path)
-        if live is None:
-            return (await self._create(namespace, body, uid))[0]
-        if not _owned(live, uid):
-            raise _collision(kind, body["metadata"]["name"])
-        if only_annotations:
-            live["metadata"].setdefault("annotations", {}).update(body["metadata"].get("annotations", {}))
-            return await self.client.replace(path, live)
-        meta = {
-            **body["metadata"],
-            "uid": live["metadata"]["uid"],
-            "resourceVersion": live["metadata"]["resourceVersion"],
-        }
-        return await self.client.replace(path, {**body, "metadata": meta})
-
-    # --- all of them
-
-    async def _create(
-        self,
-        namespace: str,
-        body: Mapping[str, Any],
-        uid: str,
-        kinds: Mapping[tuple[str, str], ObjectKind] = NO_KINDS,
-    ) -> tuple[dict[str, Any], bool]:
-        """POST an object. The object, and whether it was created now (or is ours from before).
-
-        Args:
-            uid: of the owner.
-            kinds: of a back end, by API version and name.
-        """
-        kind = body["kind"]
-        collection = collection_of(kind_of(body, kinds), namespace)
-        try:
-            return await self.client.create(collection, body), True
-        except Refused as refused:
-            name = body["metadata"]["name"]
-            if refused.reason == "AlreadyExists":
-                live = await self.client.get(f"{collection}/{name}")
-                if live is None:
-                    raise  # it went in between: again
-                if _owned(live, uid):
-                    return live, False
-                raise _collision(kind, name, collection, body) from refused
-            if refused.passing or refused.code == 404:
-                raise
-            raise Obstacle(rejected(kind), str(refused), collection, body) from refused
-
-    async def still_refused(self, obstacle: Obstacle) -> bool:
-        """Whether what was refused would be refused again."""
-        if obstacle.collection is None or obstacle.body is None:
-            return False
-        try:
-            await self.client.create(f"{obstacle.collection}?dryRun=All", obstacle.body)
-        except Refused as refused:
-            return not refused.passing or refused.reason == "AlreadyExists"
-        return False
+    # --- events
 
     async def event(self, resource: Resource, transition: Transition, now: datetime) -> None:
         """Report a transition."""
@@ -322,10 +200,31 @@ def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str,
     return change
 
 
-def _owned(raw: Mapping[str, Any], uid: str) -> bool:
-    return any(item["uid"] == uid for item in raw["metadata"].get("ownerReferences") or ())
+def with_unknown(change: dict[str, Any], before: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A merge patch whose lists keep what their stored items hold beyond what was read of them.
+
+    Args:
+        change: the patch. A list in it replaces the stored one as a whole.
+        before: as it was read, without fields that this version does not know.
+        stored: with them.
+    """
+    whole = dict(change)
+    for key, value in change.items():
+        read, kept = before.get(key), stored.get(key)
+        if isinstance(value, Mapping) and isinstance(read, Mapping) and isinstance(kept, Mapping):
+            whole[key] = with_unknown(dict(value), read, kept)
+        elif isinstance(value, list) and isinstance(read, list) and isinstance(kept, list) and len(read) == len(kept):
+            further = {
+                _name_of(item): {name: held for name, held in full.items() if name not in item}
+                for item, full in zip(read, kept, strict=True)
+                if isinstance(item, Mapping) and isinstance(full, Mapping)
+            }
+            whole[key] = [
+                {**further.get(_name_of(item), {}), **item} if isinstance(item, Mapping) else item for item in value
+            ]
+    return whole
 
 
-def _collision(kind: str, name: str, collection: str | None = None, body: Mapping[str, Any] | None = None) -> Obstacle:
-    message = f"{kind}/{name} exists and belongs to somebody else; remove it, or give this object another name"
-    return Obstacle(Reason.NAME_COLLISION, message, collection, body)
+def _name_of(item: Mapping[str, Any]) -> str:
+    """What an item of a list is known by: its name or type, else all of it."""
+    return str(item.get("name") or item.get("type") or json.dumps(item, sort_keys=True))

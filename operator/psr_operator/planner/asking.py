@@ -7,7 +7,7 @@ from dataclasses import replace
 from psr_operator.api import ModelEvaluation, PolicyServer, PreferenceGeneration, Resource
 from psr_operator.conditions import State, Summary
 from psr_operator.planner.inheritance import child_server
-from psr_operator.planner.names import child_name
+from psr_operator.planner.names import base_name, child_name
 from psr_operator.planner.types import Observed, Plan
 from psr_operator.reasons import Reason, reason_of
 from psr_runtime.config import Endpoint
@@ -20,7 +20,7 @@ NOBODY = Endpoint(urls=["http://127.0.0.1:1"], ready_seconds=1)
 
 def server_name(resource: Asking) -> str:
     """Name of the PolicyServer that an object asks: the one it refers to, or its own."""
-    return resource.spec.server.ref or child_name(resource.metadata.name, "server")
+    return resource.spec.server.ref or child_name(base_name(resource), "server")
 
 
 def endpoint_of(resource: Asking, observed: Observed) -> tuple[Endpoint, Summary | None]:
@@ -37,6 +37,8 @@ def endpoint_of(resource: Asking, observed: Observed) -> tuple[Endpoint, Summary
             return NOBODY, Summary(State.FAILED, reason_of(stalled.reason), f"{peer.ref}: {stalled.message}")
         return NOBODY, _waiting(f"{peer.ref} is stalled: {stalled.message}")
     if not peer.status.endpoints or peer.status.model != model.uri:
+        if peer.status.blocked is not None:
+            return NOBODY, replace(_waiting(f"{peer.ref}: {peer.status.blocked}"), blocked=True)
         return NOBODY, _waiting(f"{peer.ref} does not serve {model.uri} yet")
     return Endpoint(urls=peer.status.endpoints, model_digest=peer.status.digest), None
 

@@ -82,7 +82,9 @@ def until_released(observed: Observed, server: str | None, gpus: int) -> Summary
     if not isinstance(peer, PolicyServer) or peer.spec.resources.gpus == 0:
         return None
     if peer.spec.active or peer.status.holds_gpus or not _is_current(peer):
-        return Summary(State.WORKING, Reason.WAITING_FOR_GPUS, f"PolicyServer/{server} still holds its GPUs")
+        why = f": {peer.status.blocked}" if peer.status.blocked is not None else ""
+        message = f"PolicyServer/{server} still holds its GPUs{why}"
+        return Summary(State.WORKING, Reason.WAITING_FOR_GPUS, message, blocked=bool(why))
     return None
 
 

@@ -9,6 +9,7 @@ from psr_operator.api import Meta, OwnerReference, PolicyServer, Resource
 from psr_operator.api.common import StorageSpec, Upkeep, Work
 from psr_operator.api.run import RunStorage
 from psr_operator.api.server import PolicyServerSpec, ServerTemplate
+from psr_operator.planner.names import base_name
 from psr_runtime.config import HUB, ModelSource, Owner
 from psr_runtime.stages import STAGES
 
@@ -59,8 +60,7 @@ def owner_of(resource: Resource) -> Owner:
 
 def prefix_of(resource: Resource) -> str:
     """The storage prefix of an object: `<uri>/<namespace>/<name>`."""
-    meta = resource.metadata
-    return f"{resource.spec.storage.uri.rstrip('/')}/{meta.namespace}/{meta.name}"
+    return f"{resource.spec.storage.uri.rstrip('/')}/{resource.metadata.namespace}/{base_name(resource)}"
 
 
 def output_of(resource: Resource) -> str:
@@ -98,6 +98,7 @@ def child_server(
             active=active,
             storage=storage_of(parent),
             pins=owner_of(parent).uri if model.uri.startswith(HUB) else None,
+            scheduling_deadline_seconds=parent.spec.scheduling_deadline_seconds,
         ),
     )
 

@@ -13,6 +13,7 @@ from datetime import datetime
 
 from psr_operator.api.common import Attempts, Failure, Retries
 from psr_operator.conditions import State, Summary
+from psr_operator.planner.endings import with_hanging
 from psr_operator.planner.names import child_name
 from psr_operator.planner.record import Record
 from psr_operator.planner.results import Results
@@ -112,18 +113,18 @@ def advance(lifecycle: Lifecycle, record: Record, observed: Observed, now: datet
         observed: what the lifecycle's object owns.
         now: aware time.
     """
-    left = tuple(item.name for item in observed.workloads if not item.gone)
+    left = tuple(item for item in observed.workloads if not item.gone)
     if record.rerun != lifecycle.rerun:
         if left:
             summary = Summary(State.WORKING, Reason.RERUNNING, "waiting for the last attempt to end")
-            return Decision(record, summary, stop=left)
+            return _until_gone(record, summary, left, now)
         record = _known_attempts(lifecycle, record.uncounted(), observed)
         record = replace(record, rerun=lifecycle.rerun, done={}, failure=None, output=None, digest=None)
     task = lifecycle.current(record)
     if task is None:
         return _finished(lifecycle, record)
     if record.failure is not None and record.failure.generation == lifecycle.generation:
-        return _stalled(record, record.failure, left)
+        return _stalled(record, record.failure, left, now)
     if record.failure is not None:  # the spec was changed: another try
         record = replace(record.uncounted(), failure=None)
     if lifecycle.suspend:
@@ -144,20 +145,28 @@ def _finished(lifecycle: Lifecycle, record: Record) -> Decision:
     return Decision(record, Summary(State.DONE, Reason.SUCCEEDED, lifecycle.summary(record.done)))
 
 
-def _stalled(record: Record, failure: Failure, left: tuple[str, ...]) -> Decision:
+def _until_gone(
+    record: Record, summary: Summary, left: Sequence[WorkloadState], now: datetime, *, stop: bool = True
+) -> Decision:
+    """Wait until nothing is left of these; a pod that hangs is named."""
+    summary, again = with_hanging(summary, left, now)
+    return Decision(record, summary, stop=tuple(item.name for item in left) if stop else (), again_after=again)
+
+
+def _stalled(record: Record, failure: Failure, left: Sequence[WorkloadState], now: datetime) -> Decision:
     """Stalled once nothing is left: until then it may hold GPUs, and a parent would give them to others."""
     if left:
-        message = f"waiting for {left[0]} to end after {failure.reason}: {failure.message}"
-        return Decision(record, Summary(State.WORKING, Reason.FAILING, message), stop=left)
+        message = f"waiting for {left[0].name} to end after {failure.reason}: {failure.message}"
+        return _until_gone(record, Summary(State.WORKING, Reason.FAILING, message), left, now)
     return Decision(record, Summary(State.FAILED, reason_of(failure.reason), failure.message))
 
 
-def _suspended(record: Record, task: Task, left: tuple[str, ...], now: datetime) -> Decision:
+def _suspended(record: Record, task: Task, left: Sequence[WorkloadState], now: datetime) -> Decision:
     """Stop the attempt: it has ended and is not counted, even if the work is resumed before anybody saw its end."""
     record = replace(record.clocked(running=False, now=now).closed(task.key), progress="")
     if left:
         summary = Summary(State.SUSPENDED, Reason.SUSPENDED, f"waiting for {len(left)} workload(s) to end")
-        return Decision(record, summary, stop=left)
+        return _until_gone(record, summary, left, now)
     return Decision(record, Summary(State.SUSPENDED, Reason.SUSPENDED, "suspended; set suspend: false to go on"))
 
 
@@ -203,10 +212,10 @@ class _Advance:
             # An attempt that the status does not know of: the status was lost. It is taken up, whatever it has come to.
             taken = attempts.model_copy(update={"attempt": latest.attempt, "open": True, "observed": True})
             return self.decide(record.with_attempts(task.key, taken))
-        left = tuple(item.name for item in self.observed.workloads if not item.gone)
+        left = tuple(item for item in self.observed.workloads if not item.gone)
         if left:
-            summary = Summary(State.WORKING, Reason.WAITING_FOR_PODS, f"waiting for {left[0]} to end")
-            return Decision(record, summary, stop=left)
+            summary = Summary(State.WORKING, Reason.WAITING_FOR_PODS, f"waiting for {left[0].name} to end")
+            return _until_gone(record, summary, left, now)
         if task.waits is not None:
             return Decision(replace(record, step=str(task.reason)), task.waits)
         pause = attempts.retry_at - now.timestamp()
@@ -240,9 +249,10 @@ class _Advance:
                 message = f"{state.name} ran longer than activeDeadlineSeconds ({lifecycle.deadline})"
                 return self._fail(record, Reason.DEADLINE_EXCEEDED, message, state)
         if pending:
-            summary = Summary(State.WORKING, Reason.PENDING, state.message or f"{state.name} waits to be scheduled")
+            message, reason = state.message or f"{state.name} waits to be scheduled", Reason.PENDING
         else:
-            summary = Summary(State.WORKING, task.reason, f"{state.name} runs")
+            message, reason = state.message or f"{state.name} runs", task.reason
+        summary = Summary(State.WORKING, reason, message, state.blocked)
         record = replace(record, step=str(task.reason), progress=_percent(state))
         return Decision(record, summary, workload=self._workload(record), again_after=again)
 
@@ -250,7 +260,8 @@ class _Advance:
         task = self.task
         if not state.gone:
             summary = Summary(State.WORKING, task.reason, f"{state.name} is ending")
-            return Decision(record, summary, workload=self._workload(record))
+            summary, again = with_hanging(summary, (state,), self.now)
+            return Decision(record, summary, workload=self._workload(record), again_after=again)
         if state.result is None:
             # The stage is idempotent: asked again it prints its result. That is no failure of the work.
             return self._ended(
@@ -271,7 +282,8 @@ class _Advance:
             reason = reason_of_failure(state.reason) if state.reason is not None else Reason(ended.value)
             return self._fail(closed, reason, state.message.removeprefix(f"{reason}: "), state)
         if not state.gone:
-            return Decision(record, Summary(State.WORKING, Reason.RETRYING, f"{state.name} failed: {state.message}"))
+            summary = Summary(State.WORKING, Reason.RETRYING, f"{state.name} failed: {state.message}")
+            return _until_gone(record, summary, (state,), self.now, stop=False)
         retries, attempts = self.lifecycle.retries, record.attempts_of(self.task.key)
         if ended in (ExitClass.DISRUPTION, ExitClass.TEMPORARY):
             what, count, limit = "disruptions", attempts.disruptions + 1, retries.max_disruptions
@@ -295,7 +307,7 @@ class _Advance:
             if attempts.open:
                 record = record.closed(key)
         record = replace(record, failure=failure, running_since=None, progress="")
-        return _stalled(record, failure, () if state.gone else (state.name,))
+        return _stalled(record, failure, () if state.gone else (state,), self.now)
 
     def _workload(self, record: Record) -> Workload:
         task, attempt = self.task, record.attempts_of(self.task.key).attempt

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
+from psr_operator.api import Resource
+
 LIMIT = 52
 """Longest name of a child; leaves room for what Kubernetes appends to a Job's name."""
 
@@ -15,3 +17,10 @@ def child_name(*parts: str | int) -> str:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
     return f"{name[: LIMIT - 9].rstrip('-')}-{digest}"
+
+
+def base_name(resource: Resource) -> str:
+    """What an object's attempts, children and folders are named after: its name, with the kind's short one where an
+    object of another kind has had the name before."""
+    name = resource.metadata.name
+    return name if resource.status.naming is None else child_name(name, resource.short_name)

@@ -23,13 +23,13 @@ def child_summary(child: Resource | None, reason: Reason, suspend: bool) -> Summ
         return SUSPENDED if suspend else Summary(State.WORKING, reason, AT_WORK)
     ready = child.status.condition("Ready")
     message = AT_WORK
-    if ready is not None and (child.status.holds("Stalled") or _is_repeated(child, ready)):
+    if ready is not None and (child.status.holds("Stalled") or child.status.blocked or _is_repeated(child, ready)):
         message = f"{child.ref}: {ready.message}"
     if child.status.holds("Stalled") and ready is not None:
         return Summary(State.FAILED, reason_of(ready.reason), message)
     if suspend:
         return SUSPENDED
-    return Summary(State.WORKING, reason, message)
+    return Summary(State.WORKING, reason, message, blocked=child.status.blocked is not None)
 
 
 def has_ended(child: Resource) -> bool:
@@ -38,9 +38,7 @@ def has_ended(child: Resource) -> bool:
 
 
 def _is_repeated(child: Resource, ready: Condition) -> bool:
-    """Whether a parent repeats its child's message: why nothing happens. Any other would change it too often."""
+    """Whether a parent repeats the message of a child that nothing blocks. Any other would change it too often."""
     if child.kind == "SelfRewardIteration":
         return ready.message != AT_WORK
-    return ready.reason in (Reason.RETRYING, Reason.WAITING_FOR_GPUS) or (
-        ready.reason == Reason.PENDING and ": " in ready.message
-    )
+    return ready.reason in (Reason.RETRYING, Reason.WAITING_FOR_GPUS)

@@ -14,7 +14,7 @@ from psr_operator.conditions import State, Summary
 from psr_operator.planner import gpus
 from psr_operator.planner.inheritance import owner_of, prefix_of
 from psr_operator.planner.lifecycle import Lifecycle, Task
-from psr_operator.planner.names import child_name
+from psr_operator.planner.names import base_name, child_name
 from psr_operator.planner.placement import placement
 from psr_operator.planner.record import take_record
 from psr_operator.planner.run_models import Model, RunModels, prune_key
@@ -125,4 +125,4 @@ def _is_best(models: RunModels, model: Model) -> bool:
 
 
 def _name(models: RunModels, model: Model) -> str:
-    return child_name(models.run.metadata.name, prune_key(model.number))
+    return child_name(base_name(models.run), prune_key(model.number))

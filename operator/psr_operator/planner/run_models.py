@@ -13,7 +13,7 @@ from typing import Literal
 from psr_operator.api import ModelEvaluation, PolicyServer, SelfRewardIteration, SelfRewardRun, SFTJob
 from psr_operator.api.run import ModelStatus, RunEvaluation, SelfRewardRunStatus
 from psr_operator.planner.inheritance import prefix_of
-from psr_operator.planner.names import child_name
+from psr_operator.planner.names import base_name, child_name
 from psr_operator.planner.parents import has_ended
 from psr_operator.planner.results import evaluate_result
 from psr_operator.planner.types import Observed
@@ -209,7 +209,7 @@ def _model(
 
 
 def _evaluation(run: SelfRewardRun, observed: Observed, number: int, spec: RunEvaluation) -> Evaluation:
-    name = child_name(run.metadata.name, f"m{number}", spec.name)
+    name = child_name(base_name(run), f"m{number}", spec.name)
     child = observed.child("ModelEvaluation", name)
     output = f"{prefix_of(run)}/evaluations/m{number}/{spec.name}"
     return Evaluation(spec, name, output, child if isinstance(child, ModelEvaluation) else None)
@@ -253,14 +253,14 @@ def prune_key(number: int) -> str:
 
 def sft_name(run: SelfRewardRun) -> str:
     """Name of the SFTJob of a run."""
-    return child_name(run.metadata.name, "sft")
+    return child_name(base_name(run), "sft")
 
 
 def iteration_name(run: SelfRewardRun, number: int) -> str:
     """Name of the round that improves M(i)."""
-    return child_name(run.metadata.name, number)
+    return child_name(base_name(run), number)
 
 
 def server_name(run: SelfRewardRun) -> str:
     """Name of the run's one PolicyServer."""
-    return child_name(run.metadata.name, "server")
+    return child_name(base_name(run), "server")

@@ -120,6 +120,9 @@ class WorkloadState:
         progress: fraction done, 0 to 1, None while unknown.
         eta: seconds left, None while unknown.
         queued: whether it is pending because a queue has not admitted it yet.
+        blocked: whether the message says what keeps it, or a part of it, from its work.
+        ends_by: when the last of its pods that were deleted should be gone, in seconds since the epoch; None for none.
+        ending: that pod and its node.
         gone: whether no pod or process of it is left, terminating ones included.
     """
 
@@ -133,6 +136,9 @@ class WorkloadState:
     progress: float | None = None
     eta: float | None = None
     queued: bool = False
+    blocked: bool = False
+    ends_by: float | None = None
+    ending: str = ""
     gone: bool = False
 
 
@@ -187,6 +193,9 @@ class ServerState:
         failed: whether it cannot serve the model and repeating will not help.
         reason: why it failed; None where the class is unknown.
         image: that its pods were made with, where the executor uses images.
+        pending: whether a pod of it has not begun to run.
+        blocked: whether the message says what keeps it from serving.
+        ends_by, ending: as of a Workload.
         gone: whether no pod or process of it is left.
     """
 
@@ -198,6 +207,10 @@ class ServerState:
     failed: bool = False
     reason: FailureReason | None = None
     image: str | None = None
+    pending: bool = False
+    blocked: bool = False
+    ends_by: float | None = None
+    ending: str = ""
     gone: bool = False
 
 

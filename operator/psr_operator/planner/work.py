@@ -11,6 +11,7 @@ from psr_operator.api.common import Work
 from psr_operator.conditions import status_fields, transition
 from psr_operator.planner.inheritance import output_of, owner_of
 from psr_operator.planner.lifecycle import Lifecycle, Task, advance
+from psr_operator.planner.names import base_name
 from psr_operator.planner.record import put_record, take_record
 from psr_operator.planner.results import Results
 from psr_operator.planner.types import Observed, Plan
@@ -27,7 +28,7 @@ def plan_work(
     """
     spec: Work = resource.spec
     lifecycle = Lifecycle(
-        name=resource.metadata.name,
+        name=base_name(resource),
         generation=resource.metadata.generation,
         tasks=tasks,
         summary=summary,

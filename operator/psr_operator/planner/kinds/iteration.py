@@ -12,7 +12,7 @@ from psr_operator.api.training import StepDPOJobSpec
 from psr_operator.conditions import State, Summary, status_fields, transition
 from psr_operator.planner import gpus
 from psr_operator.planner.inheritance import child_meta, child_server, handed_down, prefix_of
-from psr_operator.planner.names import child_name
+from psr_operator.planner.names import base_name, child_name
 from psr_operator.planner.parents import child_summary, has_ended
 from psr_operator.planner.results import pair_set_result
 from psr_operator.planner.types import Observed, Plan
@@ -156,12 +156,12 @@ def _server(
 
 
 def _pairs_name(iteration: SelfRewardIteration) -> str:
-    return child_name(iteration.metadata.name, "pairs")
+    return child_name(base_name(iteration), "pairs")
 
 
 def _training_name(iteration: SelfRewardIteration) -> str:
-    return child_name(iteration.metadata.name, "dpo")
+    return child_name(base_name(iteration), "dpo")
 
 
 def _server_name(iteration: SelfRewardIteration) -> str:
-    return iteration.spec.server.ref or child_name(iteration.metadata.name, "server")
+    return iteration.spec.server.ref or child_name(base_name(iteration), "server")

@@ -17,7 +17,7 @@ from psr_operator.planner import retention
 from psr_operator.planner.asking import misses_pruned
 from psr_operator.planner.inheritance import owner_of, prefix_of
 from psr_operator.planner.lifecycle import Lifecycle, Task
-from psr_operator.planner.names import child_name
+from psr_operator.planner.names import base_name, child_name
 from psr_operator.planner.own_work import OwnWork, Progress, carry_on
 from psr_operator.planner.parents import SUSPENDED, child_summary
 from psr_operator.planner.placement import placement
@@ -72,7 +72,9 @@ def _children_summary(models: RunModels) -> Summary | None:
         return child_summary(newest.iteration, _reason_of_round(newest), suspend)
     unfinished = [child for model in models.models for child in model.unfinished_evaluations]
     if unfinished or any(model.lacks_evaluations for model in models.models):
-        return child_summary(unfinished[0] if unfinished else None, Reason.EVALUATING, suspend)
+        blocked = (child for child in unfinished if child.status.blocked is not None)
+        child = next(blocked, unfinished[0] if unfinished else None)
+        return child_summary(child, Reason.EVALUATING, suspend)
     return None
 
 
@@ -152,7 +154,7 @@ def _report(models: RunModels, newest: Model) -> Lifecycle:
 
     placed = placement(run, Resources(), spec.search_pod)
     return Lifecycle(
-        name=child_name(run.metadata.name, key),
+        name=child_name(base_name(run), key),
         generation=run.metadata.generation,
         tasks=[Task(key, "report", configurations, Reason.REPORTING, placed)],
         summary=lambda done: f"report at {done[key].get('output')}",

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from psr_operator.api import PolicyServer
 from psr_operator.conditions import State, Summary, status_fields, transition
+from psr_operator.planner.endings import with_hanging
 from psr_operator.planner.inheritance import own_pins
 from psr_operator.planner.placement import placement
 from psr_operator.planner.types import Observed, Plan, Server, ServerState
@@ -34,7 +35,9 @@ def plan_server(server: PolicyServer, observed: Observed, now: datetime) -> Plan
         if spec.active
         else None
     )
+    since = _pending_since(server, state, now)
     summary = _summary(server, state)
+    summary, again = _in_time(server, state, summary, since, now)
     ready = summary.state is State.DONE and state is not None
     status = server.status.model_copy(
         update={
@@ -45,6 +48,7 @@ def plan_server(server: PolicyServer, observed: Observed, now: datetime) -> Plan
             # Stored before the server is made: training that is planned in between must not find it False.
             "holds_gpus": spec.resources.gpus > 0 and (spec.active or (state is not None and not state.gone)),
             "image": state.image if state is not None and not state.gone else None,
+            "pending_since": since,
             "step": str(summary.reason),
         }
     )
@@ -52,7 +56,38 @@ def plan_server(server: PolicyServer, observed: Observed, now: datetime) -> Plan
         status=status,
         servers=(wanted,) if wanted is not None else (),
         transition=transition(server, summary),
+        again_after=again,
     )
+
+
+def _pending_since(server: PolicyServer, state: ServerState | None, now: datetime) -> float | None:
+    """Since when pods of a wanted server have waited for a node or their start; None while none does, or unbounded."""
+    counts = server.spec.active and server.spec.scheduling_deadline_seconds is not None
+    if not counts or state is None or not state.pending:
+        return None
+    before = server.status.pending_since
+    return before if before is not None else now.timestamp()
+
+
+def _in_time(
+    server: PolicyServer, state: ServerState | None, summary: Summary, since: float | None, now: datetime
+) -> tuple[Summary, float | None]:
+    """The summary with what has taken too long: a pod that does not go, or does not start. And when to look again.
+
+    A server that was too late is Stalled only as long as it waits: it may still get its node.
+    """
+    if state is not None and summary.state is State.WORKING:
+        summary, again = with_hanging(summary, [state], now)
+    else:
+        again = None
+    limit = server.spec.scheduling_deadline_seconds
+    if since is None or limit is None or summary.state is not State.WORKING:
+        return summary, again
+    left = limit - (now.timestamp() - since)
+    if left > 0:
+        return summary, left if again is None else min(again, left)
+    message = f"its pods did not start within schedulingDeadlineSeconds ({limit}): {summary.message}"
+    return Summary(State.FAILED, Reason.SCHEDULING_DEADLINE_EXCEEDED, message, blocked=True), again
 
 
 def _summary(server: PolicyServer, state: ServerState | None) -> Summary:
@@ -67,7 +102,9 @@ def _summary(server: PolicyServer, state: ServerState | None) -> Summary:
     if state is not None and state.ready not in (None, spec.model.uri):
         return Summary(State.WORKING, Reason.LOADING, f"exchanges {state.ready} for {spec.model.uri}")
     if state is None or state.ready is None:
-        return Summary(State.WORKING, Reason.LOADING, state.message if state is not None else "starting")
+        reason = Reason.PENDING if state is not None and state.pending and state.blocked else Reason.LOADING
+        blocked = state is not None and state.blocked
+        return Summary(State.WORKING, reason, state.message if state is not None else "starting", blocked)
     if spec.model_digest is not None and state.digest != spec.model_digest:
         message = f"serves {state.digest}, wanted is {spec.model_digest}"
         return Summary(State.WORKING, Reason.LOADING, message)
