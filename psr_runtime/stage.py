@@ -28,7 +28,17 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from psr_runtime.artefacts.manifest import InputEntry, digest_of_input, other_digest, read_manifest
+from psr_runtime.artefacts.differences import (
+    BEGUN,
+    Begun,
+    OtherConfiguration,
+    differences,
+    forget_begun,
+    kept_configuration,
+    read_begun,
+    write_begun,
+)
+from psr_runtime.artefacts.manifest import InputEntry, digest_of_input, read_manifest
 from psr_runtime.artefacts.ownership import check_output, claim_prefix
 from psr_runtime.artefacts.pins import pinned_inputs
 from psr_runtime.artefacts.publishing import clear_claim, publish
@@ -36,7 +46,7 @@ from psr_runtime.config import StageConfig, input_uris, stage_digest
 from psr_runtime.config.results import StageResult
 from psr_runtime.progress import Progress
 from psr_runtime.protocol import CONFIG_VARIABLE, SCRATCH_VARIABLE, TERMINATION_VARIABLE, ExitCode, TerminationMessage
-from psr_runtime.protocol.errors import ConfigurationError, DataError, Interrupted, StageError
+from psr_runtime.protocol.errors import ConfigurationError, Interrupted, StageError
 from psr_runtime.stages import STAGES, Stage
 from psr_runtime.storage import Storage, join
 from psr_runtime.storage.files import NO_SPACE
@@ -171,11 +181,12 @@ def _run(stage: Stage, document: str, source: str, stop: threading.Event) -> dic
 
     manifest = read_manifest(storage, config.output)
     if manifest is not None and manifest.digest != digest:
-        raise DataError(other_digest(config.output, digest, manifest.digest))
+        changes = differences(config, inputs, stage.schema_version, Begun.of(manifest))
+        raise OtherConfiguration(config.output, manifest.digest, digest, changes)
     if manifest is None:
         with _scratch() as scratch, Progress(stage.name) as progress:
             context = StageContext(storage, inputs, digest, scratch, progress, stop)
-            outcome: Outcome = stage.load()(config, context)
+            outcome = _work(stage, config, context)
             numbers = outcome.result.to_json()
             _result(stage.name, config.output, digest, numbers)  # too large: not after it is published
             seconds = {"seconds": round(time.monotonic() - started, 3)}
@@ -188,16 +199,43 @@ def _run(stage: Stage, document: str, source: str, stop: threading.Event) -> dic
                 schema_version=stage.schema_version,
                 digest=digest,
                 inputs=inputs,
-                configuration=config.model_dump(mode="json", by_alias=True, exclude={"storage", "owner", "server"}),
+                configuration=kept_configuration(config),
                 versions=versions(),
                 metadata=outcome.metadata,
                 result=numbers,
             )
     storage.sweep(config.output)  # an attempt may have been killed right after its manifest stood
     clear_claim(storage, config.output, manifest)
+    storage.delete(join(config.output, BEGUN))
     for folder in stage.working:
         storage.delete_folder(join(config.output, folder))
     return _result(stage.name, config.output, manifest.identity, manifest.result)
+
+
+def _work(stage: Stage, config: StageConfig, context: StageContext) -> Outcome:
+    """Call the stage. Where its half-done work is another configuration's, say in what that differs.
+
+    Raises:
+        OtherConfiguration: the stage cannot go on from what is there.
+    """
+    begun = Begun(
+        digest=context.digest,
+        schema_version=stage.schema_version,
+        configuration=kept_configuration(config),
+        inputs=dict(context.inputs),
+    )
+    write_begun(context.storage, config.output, begun)
+    try:
+        outcome: Outcome = stage.load()(config, context)
+    except Exception as error:
+        forget_begun(context.storage, config.output)
+        if not isinstance(error, OtherConfiguration):
+            raise
+        earlier = read_begun(context.storage, config.output)
+        if earlier is None or earlier.digest != error.present:
+            raise
+        raise error.naming(differences(config, context.inputs, stage.schema_version, earlier)) from error
+    return outcome
 
 
 def _result(stage: str, output: str, digest: str, numbers: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 from psr_operator.api.manifest import ManifestError
 from psr_operator.commands import COMMANDS
+from psr_operator.local.packages import missing_package, version
+from psr_runtime.config.spelling import did_you_mean
 from psr_runtime.protocol.errors import StageError
 
 EXIT_CODES = """\
@@ -24,7 +27,7 @@ EPILOG = "\n".join(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command, that of `arguments` or of the process. Returns the exit code."""
-    options = command_line().parse_args(arguments)
+    options = parse(sys.argv[1:] if arguments is None else arguments)
     execute: Callable[[argparse.Namespace], int] = options.execute
     try:
         return execute(options)
@@ -34,9 +37,37 @@ def main(arguments: list[str] | None = None) -> int:
     except StageError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        message = missing_package(f"psr {options.command}", error)
+        if message is None:
+            raise
+        print(message, file=sys.stderr)
+        return 64
     except BrokenPipeError:  # whoever read our output has had enough (psr … | head)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The options of a command, and as `execute` what does its work. A wrong word ends the process with 64.
+
+    argparse lists every word that it knows; what was meant is one of them.
+    """
+    parser = command_line()
+    names = [command.NAME for command in COMMANDS]
+    if not arguments:
+        print(_short_help(), file=sys.stderr)
+    elif not arguments[0].startswith("-") and arguments[0] not in names:
+        parser.error(
+            f"{arguments[0]}: no such command; there are {', '.join(names)}{did_you_mean(arguments[0], names)}"
+        )
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        subparser: _Parser = options.parser
+        known = re.findall(r"(?<!\w)--?[a-z][a-z-]*", subparser.format_help().partition(EPILOG)[0])
+        word = unknown[0].partition("=")[0]
+        subparser.error(f"unrecognized arguments: {' '.join(unknown)}{did_you_mean(word, known)}")
+    return options
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -47,7 +78,8 @@ def command_line() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.add_argument("--version", action="version", version=version(), help="print the version and exit")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
         subparser = subparsers.add_parser(
             command.NAME,
@@ -57,8 +89,16 @@ def command_line() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_arguments(subparser)
-        subparser.set_defaults(execute=command.execute)
+        subparser.set_defaults(execute=command.execute, parser=subparser)
     return parser
+
+
+def _short_help() -> str:
+    """What `psr` alone says: the commands, and where to begin."""
+    lines = [f"  {command.NAME:<9} {command.SUMMARY}" for command in COMMANDS]
+    return "\n".join(
+        ["commands:", *lines, "", "to begin: psr run -f run.yaml --dry-run, or psr --help for examples", ""]
+    )
 
 
 class _Parser(argparse.ArgumentParser):

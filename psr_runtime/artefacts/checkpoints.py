@@ -29,6 +29,7 @@ from psr_runtime.prompts.tokens import Tokenizer
 from psr_runtime.protocol.errors import ConfigurationError, DataError, InputMissing
 from psr_runtime.stages import Makes, makers
 from psr_runtime.storage import Storage, join, name_below
+from psr_runtime.storage.nearby import instead
 
 MAKERS = makers(Makes.CHECKPOINT)
 """Stages whose artefact is a checkpoint."""
@@ -196,7 +197,9 @@ def _fetch_plain(storage: Storage, uri: str, to: Path, *, weights: bool) -> tupl
     """Folder and digest of a model made elsewhere."""
     objects = {name_below(uri, item.uri): item.uri for item in storage.list(uri)}
     if "config.json" not in objects:
-        raise InputMissing(f"{uri}: no config.json; give the folder of a Hugging Face model or of a checkpoint")
+        raise InputMissing(
+            f"{uri}: no config.json; give the folder of a Hugging Face model or of a checkpoint{instead(storage, uri)}"
+        )
     if weights and not any(name.endswith(WEIGHTS) for name in objects):
         raise InputMissing(f"{uri}: no *{WEIGHTS}; the checkpoint is incomplete (weights: Random starts fresh)")
     place = storage.local_path(uri)

@@ -24,6 +24,7 @@ from pydantic import (
 from psr_runtime.protocol.errors import DataError, InputMissing
 from psr_runtime.storage import NotFound, Storage, join, name_below
 from psr_runtime.storage.hashes import HashName, has_blake3
+from psr_runtime.storage.nearby import instead
 
 MANIFEST = "manifest.json"
 PARALLEL = 8
@@ -144,7 +145,10 @@ def require_manifest(storage: Storage, uri: str, stages: tuple[str, ...]) -> Man
     """
     manifest = read_manifest(storage, uri)
     if manifest is None:
-        raise InputMissing(f"{uri}: no {MANIFEST}; the stage that makes it ({' or '.join(stages)}) has not finished")
+        raise InputMissing(
+            f"{uri}: no {MANIFEST}; the stage that makes it ({' or '.join(stages)}) has not finished"
+            f"{instead(storage, uri)}"
+        )
     if manifest.stage not in stages:
         raise DataError(f"{uri}: made by stage {manifest.stage}, not by {' or '.join(stages)}")
     return manifest
@@ -169,7 +173,9 @@ def digest_of_input(storage: Storage, uri: str) -> str:
     places = {name_below(uri, item.uri): item.uri for item in storage.list(uri)}
     names = [name for name in places if is_content(name)]
     if not names:
-        raise InputMissing(f"{uri}: nothing is there; check the URI, or wait for the stage that writes it")
+        raise InputMissing(
+            f"{uri}: nothing is there; check the URI, or wait for the stage that writes it{instead(storage, uri)}"
+        )
     with ThreadPoolExecutor(PARALLEL) as pool:
         contents = pool.map(storage.sha256, [places[name] for name in names])
         return digest_of_content(dict(zip(names, contents, strict=True)))
@@ -186,11 +192,3 @@ def digest_of_content(files: Mapping[str, str]) -> str:
     for name in sorted(files):
         total.update(f"{name}\0{files[name]}\n".encode("utf-8", "surrogateescape"))
     return "sha256:" + total.hexdigest()
-
-
-def other_digest(uri: str, wanted: str, present: str) -> str:
-    """The message for an output that holds the result of another configuration."""
-    return (
-        f"{uri}: holds the result of another configuration ({present}, this one is {wanted}); "
-        "give the object another name or output, or set rerun where it has one"
-    )

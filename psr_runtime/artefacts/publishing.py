@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from psr_runtime.artefacts.differences import OtherConfiguration
 from psr_runtime.artefacts.manifest import (
     MANIFEST,
     PARALLEL,
@@ -23,11 +24,9 @@ from psr_runtime.artefacts.manifest import (
     Manifest,
     below,
     digest_of_content,
-    other_digest,
     parse_manifest,
     read_manifest,
 )
-from psr_runtime.protocol.errors import DataError
 from psr_runtime.storage import NotFound, Storage, join
 from psr_runtime.storage.hashes import digests_of
 
@@ -93,7 +92,7 @@ def expected(uri: str, digest: str, published: Manifest) -> Manifest:
         DataError: it is another digest's.
     """
     if published.digest != digest:
-        raise DataError(other_digest(uri, digest, published.digest))
+        raise OtherConfiguration(uri, published.digest, digest)
     return published
 
 

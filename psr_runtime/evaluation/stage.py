@@ -15,8 +15,8 @@ from typing import Any, cast
 
 from psr_runtime import engine as engines
 from psr_runtime.artefacts.checkpoints import fetch_tokenizer
+from psr_runtime.artefacts.differences import OtherConfiguration
 from psr_runtime.artefacts.journal import Journal
-from psr_runtime.artefacts.manifest import other_digest
 from psr_runtime.config import EvaluateStage
 from psr_runtime.config.results import EvaluateResult
 from psr_runtime.data.records import Ended, GradedProblem, Prediction
@@ -190,7 +190,7 @@ def _logged(
     responses: dict[str, Response] = {}
     for record in records:
         if record["digest"] != digest:
-            raise DataError(other_digest(join(output, LOG), digest, record["digest"]))
+            raise OtherConfiguration(join(output, LOG), record["digest"], digest)
         name = record["id"]
         require_same_prompt(record.get("prompt"), prompts[name], tokenizer.chat, f"{join(output, LOG)}, {name}")
         responses.setdefault(name, Response(record["ids"], cast(Ended, record["ended"])))

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from psr_runtime.artefacts.checkpoints import fetch_tokenizer
+from psr_runtime.artefacts.differences import OtherConfiguration
 from psr_runtime.artefacts.journal import Journal
-from psr_runtime.artefacts.manifest import other_digest
 from psr_runtime.config import SearchStage, stage_digest
 from psr_runtime.data.records import Level, SearchProblem, Tree
 from psr_runtime.engine import Engine, open_engine
@@ -142,7 +142,7 @@ def _finished_levels(
     logged: dict[str, dict[int, Level]] = defaultdict(dict)
     for record in journal.replay():
         if record["digest"] != digest:
-            raise DataError(other_digest(place, digest, record["digest"]))
+            raise OtherConfiguration(place, record["digest"], digest)
         level = Level.model_validate(record["level"])
         name = level.problem_id
         require_same_prompt(record.get("prompt"), prompts[name], tokenizer.chat, f"{place}, problem {name}")

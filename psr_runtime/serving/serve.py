@@ -209,7 +209,7 @@ class Server:
     def _revive(self, loaded: Loaded, process: VLLMProcess) -> None:
         """Start vLLM again after it ended by itself."""
         started = time.monotonic()
-        why = f"vLLM ended: {process.last_words()}"
+        why = f"vLLM ended: {process.failure_words()}"
         if started - self._opened >= STEADY_SECONDS:
             self._starts = 0
         self._set_state(state=ServerPhase.STARTING, served=None, check=None, deaths=self._state.deaths + 1, message=why)
@@ -322,9 +322,9 @@ class Server:
                 if self._stop.wait(0.1):
                     return None
                 if not process.alive:
-                    raise VLLMFailed(f"vLLM ended while it started: {process.last_words()}")
+                    raise VLLMFailed(f"vLLM ended while it started: {process.failure_words()}")
                 if time.monotonic() > deadline:
-                    raise VLLMFailed(f"vLLM did not start in {START_SECONDS:.0f} s: {process.last_words()}")
+                    raise VLLMFailed(f"vLLM did not start in {START_SECONDS:.0f} s: {process.failure_words()}")
             check = self._check(process, new)
             if check is not None and not check.accepts_cold_start:
                 raise WrongWeights(f"{new.source.uri}: the weights are not those of the fingerprint: {check}")

@@ -33,11 +33,13 @@ from psr_runtime.engine import SERVED_NAME
 from psr_runtime.protocol import KEY_VARIABLE
 from psr_runtime.protocol.addresses import for_others
 from psr_runtime.protocol.errors import ConfigurationError, DataError
+from psr_runtime.protocol.logs import failure_words
 from psr_runtime.serving.guard import GATE, TOKEN_HEADER, TOKEN_VARIABLE
 from psr_runtime.storage import scheme_name
 
 LEASH = "import os, signal, sys; sys.stdin.buffer.read(); os.killpg(0, signal.SIGKILL)"
-LOG_LINES = 60
+LOG_LINES = 1000
+"""Of vLLM's log, kept to say why it ended: those of a start, or the last ones since it answered."""
 STOP_SECONDS = 15.0
 CPU_BLOCK = 32
 """Tokens per cache block on CPU. vLLM's own 128 there means that short prompts never share a prefix."""
@@ -235,10 +237,11 @@ class VLLMProcess:
             return False
         return leash is None and self._process.poll() is None
 
-    def last_words(self) -> str:
-        """The last lines of the log that name an error, or the last lines."""
-        lines = [line for line in self._lines if "Error" in line and "Traceback" not in line] or list(self._lines)
-        return " | ".join(lines[-3:])[-1000:]
+    def failure_words(self) -> str:
+        """Why it ended, by its log: the error that began it, or the last lines."""
+        if self._process.poll() is not None:
+            self._reader.join(1)  # what it wrote last may be on its way; a child of it may hold the pipe open
+        return failure_words(list(self._lines))
 
     def stop(self) -> None:
         """End it: asked first where it ever answered, then killed with everything it started. Once only."""
@@ -275,7 +278,9 @@ class VLLMProcess:
             healthy = self._client.get("/health", timeout=5).status_code == 200
         except httpx.TransportError:
             return False
-        self._answered = self._answered or healthy
+        if healthy and not self._answered:
+            self._answered = True
+            self._lines.clear()  # what a start goes on after is not why a server ends
         return healthy
 
     def set_gate(self, digest: str | None, is_open: bool) -> int:

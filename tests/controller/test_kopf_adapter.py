@@ -43,6 +43,16 @@ def test_without_credentials_the_message_says_what_to_give(tmp_path: Path, monke
         login_from(None)()
 
 
+def test_a_kubeconfig_without_credentials_that_are_read_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not an operator that asks as nobody, and is refused everything."""
+    monkeypatch.setenv("KUBECONFIG", "/nowhere")
+    (tmp_path / "config").write_text(KUBECONFIG.replace("token: secret", "exec: {command: aws, apiVersion: v1}"))
+    with pytest.raises(NoCredentials, match="exec plug-ins and OIDC are not read here"):
+        login_from(str(tmp_path / "config"))()
+
+
 def test_of_foreign_kinds_only_what_we_have_rendered_is_watched() -> None:
     client: Any = None
     store, queue = Store(), WorkQueue(lambda: 0.0)

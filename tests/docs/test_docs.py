@@ -17,7 +17,8 @@ from ruamel.yaml import YAML
 from images.build import parser, tags_of
 from psr_operator import cli
 from psr_operator.api import KINDS
-from psr_operator.api.explain import explain, model_of
+from psr_operator.api.explain import explain
+from psr_operator.api.fields import model_of
 from psr_operator.api.manifest import load_manifests
 from psr_operator.render import labels
 from psr_runtime.config import MARK

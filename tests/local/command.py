@@ -49,12 +49,16 @@ class StandIn:
 
 
 def psr(
-    *arguments: str | Path, environment: Mapping[str, str] | None = None, seconds: float = SECONDS
+    *arguments: str | Path,
+    environment: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    seconds: float = SECONDS,
 ) -> subprocess.CompletedProcess[str]:
     """Run `psr` to its end."""
     return subprocess.run(
         [*PSR, *map(str, arguments)],
         env=os.environ | dict(environment or {}),
+        cwd=cwd,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -8,6 +8,7 @@ import pytest
 
 from psr_operator.api.manifest import load_manifests
 from psr_operator.cli import main
+from psr_runtime.storage import file_uri
 
 GOOD = """\
 apiVersion: psr.dev/v1alpha1
@@ -41,8 +42,41 @@ def changed(old: str, new: str) -> str:
         ),
         pytest.param(
             changed("globalBatch: 32", "globalBatches: 32"),
-            "line 11: spec.training.globalBatches: no such field; check the spelling (psr explain KIND lists them)",
+            "line 11: spec.training.globalBatches: no such field; did you mean globalBatch? (psr explain "
+            "StepDPOJob.spec.training lists them)",
             id="unknown field",
+        ),
+        pytest.param(
+            changed("globalBatch: 32", "colour: red"),
+            "line 11: spec.training.colour: no such field; check the spelling (psr explain StepDPOJob.spec.training ",
+            id="field that is like none",
+        ),
+        pytest.param(
+            changed("learningRate", "learning_rate"),
+            "line 10: spec.training.learning_rate: no such field; did you mean learningRate?",
+            id="field as the code has it",
+        ),
+        pytest.param(
+            changed("  training:\n    learningRate: 5e-7\n", "  learningRate: 5e-7\n  training:\n"),
+            "line 9: spec.learningRate: no such field here; it stands in spec.training.learningRate",
+            id="field in another place",
+        ),
+        pytest.param(
+            changed("  name: train", "  name: train\n  lables: {team: math}"),
+            "line 5: metadata.lables: no such field; did you mean labels?",
+            id="field of metadata",
+        ),
+        pytest.param(
+            changed("globalBatch: 32", "precision: BFloat16"),
+            "line 11: spec.training.precision: Input should be 'bfloat16' or 'float32', found 'BFloat16'; did you mean "
+            "bfloat16?",
+            id="word in another case",
+        ),
+        pytest.param(
+            changed("globalBatch: 32", "layout: pairs"),
+            "spec.training.layout: String should match pattern '^[A-Z][A-Za-z0-9]*$', found 'pairs'; did you mean "
+            "Pairs?",
+            id="plug-in in another case",
         ),
         pytest.param(
             changed("5e-7", "7"),
@@ -55,7 +89,21 @@ def changed(old: str, new: str) -> str:
             id="field missing",
         ),
         pytest.param(
-            changed("s3://bucket/pairs.jsonl", "pairs.jsonl"), "line 8: spec.pairs: String should match", id="no URI"
+            changed("s3://bucket/pairs.jsonl", "pairs.jsonl"),
+            "line 8: spec.pairs: 'pairs.jsonl' is no URI, and there is no file or folder ",
+            id="no URI",
+        ),
+        pytest.param(
+            changed("s3://bucket/pairs.jsonl", "s3:bucket/pairs.jsonl"),
+            "line 8: spec.pairs: 's3:bucket/pairs.jsonl' is no URI; write file:///folder/…, s3://bucket/… or hf://org/name",
+            id="half a URI",
+        ),
+        pytest.param(
+            changed("s3://bucket/model", "Qwen/Qwen2.5-Math-1.5B"),
+            "line 7: spec.model.uri: 'Qwen/Qwen2.5-Math-1.5B' is no URI, and nothing of this name is beside the "
+            "manifest; for the Hugging Face hub write hf://Qwen/Qwen2.5-Math-1.5B, for a folder of "
+            "this machine its path",
+            id="name of the hub",
         ),
         pytest.param(changed("name: train", "name: Train_1"), "line 4: metadata.name: String should match", id="name"),
         pytest.param(
@@ -65,6 +113,11 @@ def changed(old: str, new: str) -> str:
             changed("kind: StepDPOJob", "kind: StepDpoJob"),
             "line 2: kind: 'StepDpoJob' is none of ModelEvaluation, PolicyServer",
             id="unknown kind",
+        ),
+        pytest.param(
+            changed("kind: StepDPOJob", "kind: StepDPO"),
+            "SelfRewardRun, StepDPOJob; did you mean StepDPOJob?",
+            id="kind",
         ),
         pytest.param(
             changed("psr.dev/v1alpha1", "psr.dev/v1"),
@@ -137,6 +190,62 @@ def test_training_on_more_than_one_gpu_ends_before_it_starts(
     assert "StepDPOJob/train is stalled: NotSupported: training on 2 nodes × 8 GPUs" in capsys.readouterr().err
 
 
+def test_a_field_under_another_spelling_is_one_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not one for what is there and one for what is missing."""
+    path = tmp_path / "run.yaml"
+    path.write_text(changed("  pairs:", "  pair:"))
+    assert main(["run", "-f", str(path), "--dry-run"]) == 64
+    assert capsys.readouterr().err == (
+        f"{path}, line 8: spec.pair: no such field; did you mean pairs? (psr explain StepDPOJob.spec lists them)\n"
+    )
+
+
+def test_a_path_that_leads_nowhere_names_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "pairs.jsonl").touch()
+    path = tmp_path / "run.yaml"
+    path.write_text(changed("s3://bucket/pairs.jsonl", "pears.jsonl"))
+    assert main(["run", "-f", str(path), "--dry-run"]) == 64
+    assert f"no file or folder {tmp_path / 'pears.jsonl'}; did you mean pairs.jsonl?" in capsys.readouterr().err
+    assert main(["run", "-f", str(tmp_path / "runs.yaml"), "--dry-run"]) == 64
+    assert capsys.readouterr().err == (
+        f"{tmp_path / 'runs.yaml'}: cannot be read (No such file or directory); did you mean run.yaml?\n"
+    )
+
+
+def test_a_path_is_taken_from_the_manifest_s_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where psr is called from does not matter; what a run makes need not be there, nor what `./` names."""
+    folder, elsewhere = tmp_path / "a folder", tmp_path / "elsewhere"
+    for made in (folder / "data", folder / "Qwen" / "Math", elsewhere):
+        made.mkdir(parents=True)
+    (folder / "data" / "pairs.jsonl").touch()
+    (folder / "run.yaml").write_text(
+        GOOD.replace("s3://bucket/runs", "runs")
+        .replace("s3://bucket/model", "Qwen/Math")
+        .replace("s3://bucket/pairs.jsonl", "../a folder/data/pairs.jsonl")
+        + "  reference: {uri: ./later}\n"
+    )
+    monkeypatch.chdir(elsewhere)
+    (job,) = load_manifests([Path("../a folder/run.yaml")])
+    assert job.spec.storage.uri == file_uri(folder / "runs")
+    assert job.spec.model.uri == file_uri(folder / "Qwen" / "Math")
+    assert job.spec.pairs == file_uri(folder / "data" / "pairs.jsonl")
+    assert job.spec.reference.uri == file_uri(folder / "later")
+
+
+def test_what_kubectl_prints_of_an_object_is_read(tmp_path: Path) -> None:
+    """An apiserver adds to metadata, and kubectl writes down what it applied."""
+    path = tmp_path / "run.yaml"
+    added = (
+        "  name: train\n  uid: 6d1c\n  generation: 3\n  resourceVersion: '71'\n"
+        "  creationTimestamp: '2026-01-01T00:00:00Z'\n"
+        f"  annotations: {{kubectl.kubernetes.io/last-applied-configuration: '{'x' * 2000}', team: math}}\n"
+    )
+    path.write_text(changed("  name: train\n", added) + "status: {reason: Training}\n")
+    (job,) = load_manifests([path])
+    assert job.metadata.annotations == {"team": "math"}
+    assert (job.metadata.uid, job.metadata.generation) == ("", 1)
+
+
 def test_every_fault_of_an_object_is_named_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(changed("32", "0").replace("name: train", "name: Train"))
@@ -154,9 +263,14 @@ def test_every_fault_of_an_object_is_named_at_once(tmp_path: Path, capsys: pytes
         (["run", "-f", "GOOD", "--mount", "/psr"], "/psr"),
         (["wait", "train", "--workdir", "."], "train: write KIND/NAME with one of ModelEvaluation"),
         (["wait", "Job/train", "--workdir", "."], "Job/train: write KIND/NAME with one of ModelEvaluation"),
+        (["wait", "selfrewardrun/it", "--workdir", "."], "; did you mean SelfRewardRun/it?"),
+        (["wait", "srr/it", "--workdir", "."], "; did you mean SelfRewardRun/it?"),
         (["report", "file:///r", "--to", ".", "--control", "coin"], "--control coin: write NAME=URI"),
         (["explain", "StepDPOJob.spec.beta"], "StepDPOJob.spec.beta: no such field; there are suspend"),
         (["explain", "Job"], "Job: no such kind; there are ModelEvaluation"),
+        (["explain", "selfRewardRun"], "SelfRewardRun, StepDPOJob; did you mean SelfRewardRun?"),
+        (["explain", "StepDPOJob.spec.learning"], "StepDPOJob.spec.learning: no such field; there are suspend"),
+        (["explain", "StepDPOJob.spec.modle"], "; did you mean model?"),
     ],
 )
 def test_wrong_arguments(

@@ -48,7 +48,7 @@ class Engine:
     def healthy(self) -> bool:
         return self.alive
 
-    def last_words(self) -> str:
+    def failure_words(self) -> str:
         return "RuntimeError: out of cake"
 
     def stop(self) -> None:

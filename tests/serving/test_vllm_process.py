@@ -128,7 +128,7 @@ def test_stop_ends_the_whole_family_even_one_that_does_not_listen(
     assert process.alive
     assert not process.healthy()
     process._answered = True  # so that it is asked before it is killed
-    wait(lambda: "all for nothing" in process.last_words())
+    wait(lambda: "all for nothing" in process.failure_words())
     process.stop()
     assert not process.alive
     wait(lambda: not any(map(runs, family)))

@@ -11,12 +11,14 @@ import pytest
 from echo_stage import Ended, contents
 
 from psr_runtime import stage
+from psr_runtime.artefacts.differences import BEGUN, OtherConfiguration
 from psr_runtime.artefacts.fetching import fetch
 from psr_runtime.artefacts.manifest import MANIFEST, read_manifest
+from psr_runtime.config import StageConfig
 from psr_runtime.config.results import StageResult
 from psr_runtime.protocol import RESULT_BYTES
 from psr_runtime.protocol.errors import DataError
-from psr_runtime.stage import Outcome
+from psr_runtime.stage import Outcome, StageContext
 from psr_runtime.storage import Storage, file_uri
 
 Run = Callable[..., Ended]
@@ -47,9 +49,16 @@ def test_asked_again_it_gives_the_same_result_and_does_nothing(
     assert contents(tmp_path / "out") == before
 
 
-@pytest.mark.parametrize("changed", [{"text": "goodbye"}, {"count": 4}, {"source": "other.txt"}])
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"text": "goodbye"}, "text is goodbye, was hello"),
+        ({"count": 4, "text": "x" * 90}, f"text is {'x' * 80}…, was hello, count is 4, was 3"),
+        ({"source": "other.txt"}, "source is {other}, was {source}"),
+    ],
+)
 def test_another_digest_at_the_output_is_refused(
-    run: Run, config: Config, tmp_path: Path, changed: dict[str, Any]
+    run: Run, config: Config, tmp_path: Path, changed: dict[str, Any], named: str
 ) -> None:
     run(config)
     before = contents(tmp_path / "out")
@@ -57,15 +66,59 @@ def test_another_digest_at_the_output_is_refused(
     if "source" in changed:
         (tmp_path / "other.txt").write_text("moon")
         changed = {"source": file_uri(tmp_path / "other.txt")}
+    named = named.format(other=file_uri(tmp_path / "other.txt"), source=config["source"])
     ended = run(config, **changed)
     assert ended.code == 65
-    assert published in ended.err
-    wanted = ended.err.split("this one is ")[1].split(")")[0]
-    assert wanted != published
+    assert f"holds the result of another configuration: {named}; give the object another name" in ended.err
+    assert published not in ended.err, "names, not digests"
     assert ended.message["error"] in ended.err
     assert contents(tmp_path / "out") == before
     assert run(config | changed, output=file_uri(tmp_path / "elsewhere")).code == 0
-    assert json.loads((tmp_path / "elsewhere" / MANIFEST).read_bytes())["digest"] == wanted
+    assert json.loads((tmp_path / "elsewhere" / MANIFEST).read_bytes())["digest"] != published
+
+
+def test_an_input_whose_content_has_changed_is_named(run: Run, config: Config, tmp_path: Path) -> None:
+    run(config)
+    (tmp_path / "source.txt").write_text("sun")
+    ended = run(config)
+    assert ended.code == 65
+    assert f"another configuration: the content of source ({config['source']}) has changed; give" in ended.err
+
+
+def test_a_result_of_another_version_of_the_stage_says_so(run: Run, config: Config, tmp_path: Path) -> None:
+    """And one of which no configuration is known is told by its digest."""
+    run(config)
+    manifest = json.loads((tmp_path / "out" / MANIFEST).read_bytes()) | {"digest": "sha256:foreign"}
+    (tmp_path / "out" / MANIFEST).write_text(json.dumps(manifest | {"schema_version": 0}))
+    assert "a version of PSR that computes it otherwise made it (schema 1, was 0)" in run(config).err
+    (tmp_path / "out" / MANIFEST).write_text(json.dumps(manifest | {"configuration": {}}))
+    assert "another configuration (sha256:foreign, this one is sha256:" in run(config).err
+
+
+def test_half_done_work_says_what_it_was_begun_with(run: Run, config: Config, tmp_path: Path) -> None:
+    """A stage that cannot go on from another configuration's log raises; what differs is named from `begun.json`."""
+    note = tmp_path / "out" / BEGUN
+
+    def refuse(_: StageConfig, context: StageContext) -> Outcome:
+        (tmp_path / "out" / "log").mkdir(exist_ok=True)
+        (tmp_path / "out" / "log" / "half-done").touch()
+        first = "sha256:" + "0" * 64 if note.read_text() == "{" else json.loads(note.read_text())["digest"]
+        raise OtherConfiguration(f"{config['output']}/log", first, context.digest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("echo_stage.run", refuse)
+        assert "sha256:" in run(config).err, "its own configuration"
+        ended = run(config, text="goodbye", count=4, storage={"region": "elsewhere"})
+        assert ended.code == 65
+        assert (
+            "/log: holds the result of another configuration: text is goodbye, was hello, count is 4, was 3; "
+            in ended.err
+        )
+        assert json.loads(note.read_text())["configuration"]["text"] == "hello", "the first one's note stands"
+        note.write_text("{")
+        assert "log: holds the result of another configuration (sha256:" in run(config, text="goodbye").err
+    assert run(config).code == 0
+    assert not note.exists()
 
 
 def test_a_manifest_of_another_stage_is_refused(run: Run, config: Config, tmp_path: Path) -> None:

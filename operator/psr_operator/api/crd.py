@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 
 from psr_operator.api import KINDS, Resource
 from psr_operator.api.common import GROUP, VERSION
-from psr_operator.api.explain import model_of
+from psr_operator.api.fields import model_of
 from psr_operator.api.keyed import KEY
 from psr_operator.api.manifest import NAME_LENGTH
 from psr_runtime.config import MARK, Schema

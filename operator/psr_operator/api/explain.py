@@ -13,8 +13,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from psr_operator.api import KINDS
+from psr_operator.api.fields import fields_of, model_of
 from psr_operator.api.manifest import ManifestError
 from psr_runtime.config import MARK
+from psr_runtime.config.spelling import did_you_mean
 
 
 def explain(path: str) -> str:
@@ -25,24 +27,21 @@ def explain(path: str) -> str:
     """
     kind, *fields = path.split(".")
     if kind not in KINDS:
-        raise ManifestError(f"{kind}: no such kind; there are {', '.join(sorted(KINDS))}")
+        raise ManifestError(f"{kind}: no such kind; there are {', '.join(sorted(KINDS))}{did_you_mean(kind, KINDS)}")
     model: type[BaseModel] = KINDS[kind]
     for index, name in enumerate(fields):
-        known = _fields(model)
+        known = fields_of(model)
         if name not in known:
             raise ManifestError(
                 f"{'.'.join([kind, *fields[: index + 1]])}: no such field; there are {', '.join(known)}"
+                f"{did_you_mean(name, known)}"
             )
         inner = model_of(known[name].annotation)
         if inner is None:
             return _line(name, known[name])
         model = inner
     lines = [f"{path}: {' '.join((model.__doc__ or '').split())}", ""]
-    return "\n".join(lines + [_line(name, field) for name, field in _fields(model).items()])
-
-
-def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
-    return {field.alias or name: field for name, field in model.model_fields.items()}
+    return "\n".join(lines + [_line(name, field) for name, field in fields_of(model).items()])
 
 
 def _line(name: str, field: FieldInfo) -> str:
@@ -60,17 +59,6 @@ def _line(name: str, field: FieldInfo) -> str:
     head = f"  {name} <{kind}> ({', '.join(part for part in (default, fixed) if part)})"
     text = textwrap.fill(field.description or "", 100, initial_indent="      ", subsequent_indent="      ")
     return f"{head}\n{text}" if text else head
-
-
-def model_of(annotation: Any) -> type[BaseModel] | None:
-    """The model inside an annotation (`X`, `X | None`, `list[X]`, `Annotated[X, …]`), None where there is none."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for part in typing.get_args(annotation):
-        model = model_of(part)
-        if model is not None:
-            return model
-    return None
 
 
 def _type_name(annotation: Any) -> str:

@@ -5,17 +5,22 @@ Errors name the file, the line and the field.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
+from ruamel.yaml.comments import CommentedMap, TaggedScalar
 from ruamel.yaml.error import YAMLError
 
 from psr_operator.api import KINDS, Resource
-from psr_operator.api.common import ApiVersion
+from psr_operator.api.common import GROUP, VERSION
+from psr_operator.api.faults import faults, line_of
 from psr_operator.api.kubectl_yaml import reader
+from psr_operator.api.paths import with_uris
+from psr_operator.api.stored import readable_metadata
+from psr_runtime.config.spelling import did_you_mean
+from psr_runtime.storage.nearby import beside
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -56,9 +61,9 @@ def load_schema(path: Path, kind: type[M]) -> M:
     if len(documents) != 1 or not isinstance(documents[0], CommentedMap):
         raise ManifestError(f"{path}: expected one YAML document with {', '.join(kind.model_fields)}")
     try:
-        return kind.model_validate(_plain(documents[0]))
+        return kind.model_validate(_plain(documents[0]), by_name=False, by_alias=True)
     except ValidationError as error:
-        raise _faults(path, documents[0], error) from error
+        raise ManifestError(faults(path, documents[0], kind, error)) from error
 
 
 def _documents(path: Path) -> list[Any]:
@@ -67,7 +72,8 @@ def _documents(path: Path) -> list[Any]:
         text = path.read_text(encoding="utf-8")
         documents = list(reader().load_all(text))
     except OSError as error:
-        raise ManifestError(f"{path}: cannot be read ({error.strerror})") from error
+        meant = beside(path) if isinstance(error, FileNotFoundError) else ""
+        raise ManifestError(f"{path}: cannot be read ({error.strerror}){meant}") from error
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path}: is not UTF-8 text") from error
     except YAMLError as error:
@@ -88,61 +94,36 @@ def _load(path: Path) -> Iterator[Resource]:
 def _parse(path: Path, document: Any) -> Resource:
     if not isinstance(document, CommentedMap):
         raise ManifestError(f"{path}, line 1: expected an object with apiVersion, kind, metadata and spec")
-    kind = document.get("kind")
-    if kind not in KINDS:
-        raise ManifestError(
-            f"{path}, line {_line(document, ('kind',))}: kind: {kind!r} is none of {', '.join(sorted(KINDS))}"
-        )
-    version = document.get("apiVersion")
-    if version != ApiVersion.__args__[0]:  # type: ignore[attr-defined]
-        raise ManifestError(
-            f"{path}, line {_line(document, ('apiVersion',))}: apiVersion: {version!r} is not psr.dev/v1alpha1"
-        )
+    model = _model_of(path, document)
+    plain = with_uris(model, _plain({key: value for key, value in document.items() if key != "status"}), path.parent)
+    if isinstance(plain.get("metadata"), Mapping):
+        plain["metadata"] = readable_metadata(plain["metadata"])
     try:
-        resource = KINDS[kind].model_validate(
-            _plain({key: value for key, value in document.items() if key != "status"})
-        )
+        # As an apiserver: the names of a manifest are camelCase, those of the code are for the code.
+        resource = model.model_validate(plain, by_name=False, by_alias=True)
     except ValidationError as error:
-        raise _faults(path, document, error) from error
+        raise ManifestError(faults(path, document, model, error)) from error
     if len(resource.metadata.name) > NAME_LENGTH:
         raise ManifestError(
-            f"{path}, line {_line(document, ('metadata', 'name'))}: metadata.name: at most {NAME_LENGTH} characters"
+            f"{path}, line {line_of(document, ('metadata', 'name'))}: metadata.name: at most {NAME_LENGTH} characters"
         )
     return resource
 
 
-def _faults(path: Path, document: CommentedMap, error: ValidationError) -> ManifestError:
-    """Every fault with file, line and field."""
-    faults = []
-    for fault in error.errors():
-        place = tuple(fault["loc"])
-        where = ".".join(str(part) for part in place) or "the object"
-        faults.append(f"{path}, line {_line(document, place)}: {where}: {_words(fault)}")
-    return ManifestError("\n".join(faults))
-
-
-def _words(fault: Any) -> str:
-    if fault["type"] == "extra_forbidden":
-        return "no such field; check the spelling (psr explain KIND lists them)"
-    message: str = fault["msg"]
-    shown = fault.get("input")
-    return f"{message}, found {shown!r}" if isinstance(shown, str | int | float | bool) else message
-
-
-def _line(document: Any, place: Sequence[Any]) -> int:
-    """Line of the deepest part of `place` that the document has, from 1."""
-    line = 0
-    node = document
-    for part in place:
-        try:
-            if isinstance(node, CommentedMap):
-                line = node.lc.key(part)[0]
-            elif isinstance(node, CommentedSeq):
-                line = node.lc.item(part)[0]
-            node = node[part]
-        except (KeyError, IndexError, TypeError, AttributeError):
-            break
-    return line + 1
+def _model_of(path: Path, document: CommentedMap) -> type[Resource]:
+    """The kind of a document, whose apiVersion is ours."""
+    kind, version = document.get("kind"), document.get("apiVersion")
+    if kind not in KINDS:
+        raise ManifestError(
+            f"{path}, line {line_of(document, ('kind',))}: kind: {kind!r} is none of {', '.join(sorted(KINDS))}"
+            f"{did_you_mean(str(kind), KINDS)}"
+        )
+    if version != f"{GROUP}/{VERSION}":
+        raise ManifestError(
+            f"{path}, line {line_of(document, ('apiVersion',))}: apiVersion: {version!r} is not {GROUP}/{VERSION}"
+            f"; write apiVersion: {GROUP}/{VERSION}"
+        )
+    return KINDS[kind]
 
 
 def _key(key: Any) -> str:

@@ -19,6 +19,13 @@ from psr_operator.api.common import GROUP, VERSION
 M = TypeVar("M", bound=BaseModel)
 
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+APISERVER_S = frozenset(
+    {
+        *("creationTimestamp", "deletionGracePeriodSeconds", "deletionTimestamp", "finalizers", "generateName"),
+        *("managedFields", "ownerReferences", "resourceVersion", "selfLink", "uid", "generation"),
+    }
+)
+"""Metadata that a manifest may have, from an apiserver, and that says nothing about what is wanted."""
 NOTE_LENGTH = 1024
 """Annotations longer than this are other people's notes; what PSR hands on to children is short."""
 
@@ -67,17 +74,32 @@ def _without(values: Mapping[str, Any], places: list[tuple[int | str, ...]]) -> 
     return values
 
 
+def readable_metadata(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata of a manifest without what an apiserver adds, so that what `kubectl get -o yaml` prints is read.
+
+    What Kubernetes does not know either stays, and is refused.
+    """
+    kept = {key: value for key, value in raw.items() if key not in APISERVER_S}
+    if isinstance(kept.get("annotations"), Mapping):
+        kept["annotations"] = _short(kept["annotations"])
+    return kept
+
+
 def _metadata(raw: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: raw[key] for key in ("name", "namespace", "uid", "generation", "labels") if raw.get(key) is not None}
-    kept["annotations"] = {
-        key: value
-        for key, value in (raw.get("annotations") or {}).items()
-        if key != LAST_APPLIED and len(value) <= NOTE_LENGTH
-    }
+    kept["annotations"] = _short(raw.get("annotations") or {})
     kept["ownerReferences"] = [
         {key: reference[key] for key in ("kind", "name", "uid")} for reference in raw.get("ownerReferences") or []
     ]
     return kept
+
+
+def _short(annotations: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: value
+        for key, value in annotations.items()
+        if key != LAST_APPLIED and not (isinstance(value, str) and len(value) > NOTE_LENGTH)
+    }
 
 
 def to_stored(resource: Resource) -> dict[str, Any]:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from psr_operator.api import Resource, SelfRewardRun
 from psr_operator.api.manifest import ManifestError, load_manifests
 from psr_operator.commands.check import before_run
 from psr_operator.commands.mounts import add_mounts, mounts_of
-from psr_operator.local.display import Display, models_table
-from psr_operator.local.executor import Executor, WorkFolder
+from psr_operator.conditions import Transition
+from psr_operator.local.executor import Executor, WorkFolder, rehearse
+from psr_operator.local.machine import check_gpus, check_volumes, packages_of
 from psr_operator.local.node import Node
+from psr_operator.local.packages import require
 from psr_operator.local.preflight import check_objects, not_begun
 from psr_operator.local.rehearsal import Rehearsal
 from psr_operator.reasons import exit_code
@@ -57,6 +58,9 @@ def execute(options: argparse.Namespace) -> int:
     mounts = mounts_of(options)
     if options.dry_run:
         return _rehearse(objects)
+    _check(objects, mounts)
+    from psr_operator.local.display import Display  # rich: a rehearsal needs no package but ours
+
     folder: Path = options.workdir or Path("psr-work", objects[0].metadata.name)
     if not options.no_check:
         code = before_run(check_objects(not_begun(objects, folder), mounts, here=True))
@@ -68,17 +72,27 @@ def execute(options: argparse.Namespace) -> int:
     with Display() as display:
         work = WorkFolder(folder, display.say, stop)
         node = Node(folder, mounts, (work.descriptor,))
-        executor = Executor(folder, node, display.transition, artefact_exists=_artefact_check(objects, mounts))
+        stalls: list[Transition] = []
+
+        def report(item: Transition) -> None:
+            stored = executor.store.get(item.kind, item.name)
+            stalled = stored is not None and stored.status.holds("Stalled")
+            (stalls.append if stalled else display.transition)(item)
+
+        executor = Executor(folder, node, report, artefact_exists=_artefact_check(objects, mounts))
         executor.apply(objects)
         saved = _saved(options.file)
 
         def tick() -> None:
             nonlocal saved
+            _say_stalls(stalls, {item.ref for item in executor.roots}, display.transition)
             display.progress(executor.store)
             if options.watch and _saved(options.file) != saved:
                 saved = _saved(options.file)
                 try:
-                    executor.apply(load_manifests(options.file))
+                    changed = load_manifests(options.file)
+                    _check(changed, mounts)
+                    executor.apply(changed)
                 except ManifestError as error:
                     display.say(str(error))
 
@@ -104,25 +118,44 @@ def _artefact_check(objects: Sequence[Resource], mounts: Mapping[str, Path]) -> 
     return exists
 
 
+def _check(objects: Sequence[Resource], mounts: Mapping[str, Path]) -> None:
+    """Whether this machine has what the manifests ask for: nothing is made or started before that is known."""
+    check_volumes(objects, mounts)
+    require("psr run", packages_of(objects))
+    check_gpus(objects)
+
+
 def _rehearse(objects: list[Resource]) -> int:
-    with tempfile.TemporaryDirectory(prefix="psr-") as folder:
-        rehearsal = Rehearsal(print)
-        executor = Executor(Path(folder), rehearsal, lambda _: None)
-        executor.apply(objects)
-        still, lines = threading.Event(), -1
+    rehearsal = Rehearsal(print)
+    executor = Executor(None, rehearsal, lambda _: None)
+    rehearse(executor, objects, rehearsal)
+    for item in executor.roots:
+        ready = item.status.condition("Ready")
+        if item.status.holds("Stalled") and ready is not None:
+            _say_stalled(item.ref, ready.reason, ready.message)
+    return _code_of_stalled(executor)
 
-        def tick() -> None:
-            nonlocal lines
-            if rehearsal.lines == lines:  # a server alone, say, never ends by itself
-                still.set()
-            lines = rehearsal.lines
 
-        executor.run(still, tick)
-        return _stalled(executor)
+def _say_stalls(stalls: list[Transition], roots: Collection[str], say: Callable[[Transition], None]) -> None:
+    """Say once why objects turned Stalled together, and forget it: parents repeat what a child of theirs says."""
+    for item in stalls:
+        ref = f"{item.kind}/{item.name}"
+        if ref in roots:
+            _say_stalled(ref, item.reason, item.message)
+        elif not any(other is not item and item.message in other.message for other in stalls):
+            say(item)
+    stalls.clear()
+
+
+def _say_stalled(ref: str, reason: str, message: str) -> None:
+    """On stderr, as it decides the exit code."""
+    print(f"{ref} is stalled: {reason}: {message}", file=sys.stderr, flush=True)
 
 
 def _conclude(executor: Executor, mounts: Mapping[str, Path], *, interrupted: bool) -> int:
     """Print each run's table and where its report is; say what is not finished. Returns the exit code."""
+    from psr_operator.local.display import models_table
+
     code = 75 if interrupted else 0
     for item in executor.roots:
         if isinstance(item, SelfRewardRun):
@@ -135,16 +168,15 @@ def _conclude(executor: Executor, mounts: Mapping[str, Path], *, interrupted: bo
             suspended = "is suspended; set suspend: false" if item.status.holds("Suspended") else "is not finished"
             print(f"{item.ref} {suspended}; run it again and it goes on from here", file=sys.stderr)
             code = code or 75
-    return _stalled(executor) or code
+    return _code_of_stalled(executor) or code
 
 
-def _stalled(executor: Executor) -> int:
-    """Say why objects are stalled; the exit code of the last one, 0 where none is."""
+def _code_of_stalled(executor: Executor) -> int:
+    """The exit code of the last object that is stalled, 0 where none is."""
     code = 0
     for item in executor.roots:
         ready = item.status.condition("Ready")
         if item.status.holds("Stalled") and ready is not None:
-            print(f"{item.ref} is stalled: {ready.reason}: {ready.message}", file=sys.stderr)
             code = exit_code(ready.reason)
     return code
 

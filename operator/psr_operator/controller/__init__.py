@@ -15,7 +15,7 @@
 | `warning_events.py` | what Kubernetes says only in Events |
 | `prober.py` | progress of running pods and the state of servers, over HTTP |
 | `client.py`, `paths.py`, `lease.py` | the apiserver, where objects are, who leads |
-| `metrics.py`, `wait.py` | what is seen from outside; `psr wait` |
+| `metrics.py` | what is seen from outside |
 
 A Workload's objects, what is kept of them and what they mean are its back end's (`psr_operator.backends`).
 """

@@ -53,6 +53,11 @@ def login_from(kubeconfig: str | None) -> Callable[[], Connection]:
             raise NoCredentials(str(error)) from error
         if info is None:
             raise NoCredentials("no service account and no kubeconfig: give --kubeconfig FILE")
+        if not (info.token or info.username or info.certificate_path or info.certificate_data):
+            raise NoCredentials(
+                "the kubeconfig's user has no token, password or client certificate; exec plug-ins and OIDC are not "
+                "read here (psr wait reads them): give the operator the token of a service account"
+            )
         return Connection(
             server=info.server,
             headers=info.as_http_headers(),

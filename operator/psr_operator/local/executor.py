@@ -18,6 +18,7 @@ from psr_operator.api import PolicyServer, Resource
 from psr_operator.api.manifest import ManifestError
 from psr_operator.api.server import ServerTemplate
 from psr_operator.conditions import Transition
+from psr_operator.local.rehearsal import Rehearsal
 from psr_operator.local.store import Store
 from psr_operator.planner import plan
 from psr_operator.planner.types import Observed, Plan, Server, ServerState, Workload, WorkloadState
@@ -85,7 +86,7 @@ class Executor:
     """Carries out the plans of a set of objects on this machine.
 
     Args:
-        folder: where copies of the objects are kept.
+        folder: where copies of the objects are kept; None for a rehearsal, which leaves nothing behind.
         node: carries out Workloads and Servers.
         report: called with each transition once its status is stored.
         clock: gives the time; aware.
@@ -95,7 +96,7 @@ class Executor:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | None,
         node: Machine,
         report: Callable[[Transition], None],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -226,6 +227,20 @@ class Executor:
             if not wanted.servers:
                 self.node.release(resource.metadata.name)
         return changed
+
+
+def rehearse(executor: Executor, objects: Sequence[Resource], rehearsal: Rehearsal) -> None:
+    """Have the executor of a rehearsal carry out objects until no more is planned: a server alone never ends."""
+    executor.apply(objects)
+    still, lines = threading.Event(), -1
+
+    def tick() -> None:
+        nonlocal lines
+        if rehearsal.lines == lines:
+            still.set()
+        lines = rehearsal.lines
+
+    executor.run(still, tick)
 
 
 def with_local_defaults(resource: Resource) -> Resource:

@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import sys
 import time
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from psr_operator.local.caches import caches_below
 from psr_operator.local.processes import Child, start
 from psr_operator.planner.types import ExitClass, Phase, Server, ServerState, Workload, WorkloadState
 from psr_runtime.config import ModelOrder, ServeStage
@@ -92,6 +94,7 @@ class Node:
         shutil.rmtree(scratch, ignore_errors=True)  # what a killed run left; nobody else uses it
         scratch.mkdir(parents=True)
         self._environment = {
+            **caches_below(folder),
             MOUNTS_VARIABLE: ",".join(f"{mount}={path}" for mount, path in mounts.items()),
             SCRATCH_VARIABLE: str(scratch),
             KEY_VARIABLE: self._key,
@@ -168,9 +171,11 @@ class Node:
         """Message and reason of a process that has failed."""
         code = running.children[index].code
         left = _termination_message(running.folder / str(index))
-        ended = f"exit code {code}" if code is not None and code >= 0 else f"signal {-(code or 0)}"
-        log = running.children[index].log
-        return f"{left.error} ({ended})" if left.error else f"{ended}; see {log}", left.reason
+        if left.error and left.reason is not None:  # it says what to do about it
+            return f"{left.error} ({_ended(code)})", left.reason
+        child = running.children[index]
+        words = f"{left.error}; see {child.log}" if left.error else child.failure_words()
+        return f"{_ended(code)}: {words}", left.reason
 
     def _ask_progress(self, running: _Running) -> None:
         now = time.monotonic()
@@ -245,10 +250,12 @@ class Node:
             return ServerState(name, message="stopping", gone=gone)
         if any(code is not None for code in codes):
             index = next(index for index, code in enumerate(codes) if code is not None)
-            message = f"replica {index} ended with code {codes[index]}: {serving.children[index].tail(3)}"
             for child in serving.children:
                 child.stop()
             left = _termination_message(serving.folder / str(index))
+            ended = serving.children[index]
+            words = f"{left.error}; see {ended.log}" if left.error else ended.failure_words()
+            message = f"{words} (replica {index}, {_ended(codes[index])})"
             reason = left.reason or FailureReason.of_code(codes[index] or 0)
             return ServerState(name, message=message, failed=True, reason=reason, gone=gone)
         now = time.monotonic()
@@ -277,7 +284,8 @@ class Node:
                 return ServerState(name, message=f"exchanging the model for {wanted.model.uri}")
         failed = next((report for report in reports if report.phase == ServerPhase.FAILED), None)
         if failed is not None:
-            return ServerState(name, message=failed.message, failed=True, reason=failed.reason)
+            log = serving.children[reports.index(failed)].log
+            return ServerState(name, message=f"{failed.message}; see {log}", failed=True, reason=failed.reason)
         waiting = next((report for report in reports if report.phase != ServerPhase.READY), None)
         if waiting is not None:
             return ServerState(name, message=f"{waiting.phase}: {waiting.message or wanted.model.uri}")
@@ -299,6 +307,14 @@ class Node:
             for child in children:
                 child.stop()
             time.sleep(0.05)
+
+
+def _ended(code: int | None) -> str:
+    """How a process ended. SIGKILL is what a machine without memory sends; `psr run` itself sends it last."""
+    if code is not None and code >= 0:
+        return f"exit code {code}"
+    number = -(code or 0)
+    return f"signal {number}, perhaps for lack of memory" if number == signal.SIGKILL else f"signal {number}"
 
 
 def _control_url(port: int) -> str:

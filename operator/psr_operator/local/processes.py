@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from psr_runtime.protocol.logs import failure_words
+
 GRACE_SECONDS = 30.0
 """Between SIGTERM and SIGKILL."""
 
@@ -42,12 +44,12 @@ class Child:
         elif time.monotonic() >= self._kill_at:
             self.process.kill()
 
-    def tail(self, lines: int = 8) -> str:
-        """The end of its log."""
+    def failure_words(self) -> str:
+        """Why it ended, by its log: the error that began it, or the last lines; and where the log is."""
+        words = ""
         with contextlib.suppress(OSError):
-            text = self.log.read_text(errors="replace").rstrip().splitlines()
-            return "\n".join(text[-lines:])
-        return ""
+            words = failure_words(self.log.read_text(errors="replace").splitlines())
+        return f"{words}; see {self.log}" if words else f"see {self.log}"
 
 
 def start(command: Sequence[str], environment: Mapping[str, str], log: Path, keep_open: Sequence[int]) -> Child:

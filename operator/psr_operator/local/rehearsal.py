@@ -22,11 +22,15 @@ class Rehearsal:
 
     Attributes:
         lines: how many there were.
+        gpus: the most that one Workload or Server asks for on this machine.
+        server_gpus: the most that one Server does.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._write = say
         self.lines = 0
+        self.gpus = 0
+        self.server_gpus = 0
         self._workloads: dict[str, WorkloadState] = {}
         self._servers: dict[str, ServerState] = {}
 
@@ -35,6 +39,7 @@ class Rehearsal:
         self._write(line)
 
     def run(self, workload: Workload) -> None:
+        self.gpus = max(self.gpus, workload.gpus * len(workload.configurations))
         for config in workload.configurations:
             self._say(f"run    {workload.stage:<9} {workload.name:<32} → {config.output}")
         first = workload.configurations[0]
@@ -50,6 +55,8 @@ class Rehearsal:
         return self._workloads.get(name)
 
     def serve(self, server: Server) -> None:
+        self.server_gpus = max(self.server_gpus, server.gpus * server.replicas)
+        self.gpus = max(self.gpus, self.server_gpus)
         before = self._servers.get(server.name)
         if before is None or before.gone or before.ready != server.model.uri:
             self._say(f"serve  {'':<9} {server.name:<32} ← {server.model.uri}")

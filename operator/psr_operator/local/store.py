@@ -28,14 +28,15 @@ class Store:
     """Objects by kind and name.
 
     Args:
-        folder: work folder.
+        folder: work folder; None where no copies are kept.
         artefact_exists: whether the artefact of this digest is still at this URI.
     """
 
-    def __init__(self, folder: Path, artefact_exists: Callable[[str, str], bool]) -> None:
+    def __init__(self, folder: Path | None, artefact_exists: Callable[[str, str], bool]) -> None:
         self._artefact_exists = artefact_exists
-        self._folder = folder / "objects"
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder / "objects" if folder is not None else None
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
         self._objects: dict[Key, Resource] = {}
 
     def __iter__(self) -> Iterator[Resource]:
@@ -90,6 +91,8 @@ class Store:
 
     def _put(self, resource: Resource) -> None:
         self._objects[(resource.kind, resource.metadata.name)] = resource
+        if self._folder is None:
+            return
         path = self._folder / f"{resource.kind}-{resource.metadata.name}.json"
         temporary = path.with_suffix(".new")
         temporary.write_text(json.dumps(resource.to_json(), indent=1))
@@ -97,7 +100,7 @@ class Store:
 
     def _kept(self, wanted: Resource) -> Resource | None:
         """The object as an earlier run of this folder left it: finished, same spec, artefact still there."""
-        document = stored_object(self._folder.parent, wanted.kind, wanted.metadata.name)
+        document = self._copy(wanted.kind, wanted.metadata.name)
         if document is None:
             return None
         try:
@@ -113,11 +116,14 @@ class Store:
 
     def _uid(self, key: Key) -> str:
         """The uid of an object of this work folder; the same again after a restart, so that storage stays ours."""
-        path = self._folder / f"{key[0]}-{key[1]}.json"
         try:
-            return str(json.loads(path.read_text())["metadata"]["uid"])
-        except (OSError, ValueError, KeyError):
+            return str((self._copy(*key) or {})["metadata"]["uid"])
+        except (KeyError, TypeError):
             return str(uuid.uuid4())
+
+    def _copy(self, kind: str, name: str) -> dict[str, Any] | None:
+        """The copy of an object that an earlier run left."""
+        return stored_object(self._folder.parent, kind, name) if self._folder is not None else None
 
 
 def stored_object(folder: Path, kind: str, name: str) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """The routes of vLLM that a PolicyServer and its clients use. Every answer is the end of the turn, nothing else.
 
 The folder in `PSR_STAND_IN` steers it: each prompt that is answered becomes a line of `asked`; while there is a file
-`hold`, only as many prompts as it says are answered and the others wait.
+`hold`, only as many prompts as it says are answered and the others wait. A file `fail` is printed, and nothing served.
 """
 
 from __future__ import annotations
@@ -68,6 +68,8 @@ def argument(name: str) -> str | None:
 
 
 if __name__ == "__main__":
+    if (FOLDER / "fail").exists():
+        sys.exit((FOLDER / "fail").read_text())
     host, port = argument("--host"), argument("--port")
     assert host is not None
     assert port is not None
