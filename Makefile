@@ -5,6 +5,7 @@ PYTHON ?= python3
 UV := .venv/uv/bin/uv
 CPU := .venv/cpu
 DEV := .venv/dev
+GPU := .venv/gpu
 CONTROL := .venv/control-plane
 OUT := out/demo
 # Of pytest. Each may hold a control plane (0.5 GB) and an engine or a training (1.5 GB).
@@ -19,7 +20,7 @@ export UV_NO_CONFIG := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo demo-control demo-seeds test pytest cluster-prepare test-cluster test-quick control-plane cluster-up \
+.PHONY: help dev gpu demo demo-control demo-seeds test pytest cluster-prepare test-cluster test-quick control-plane cluster-up \
   cluster-down images bench-operator bench-s3 bench-scale bench-search lint format crds reasons house-picture lock verify clean
 
 help: ## list the targets
@@ -31,6 +32,8 @@ dev: $(DEV)/ready ## for whoever changes the code: environment, git hooks, lint,
 	$(DEV)/bin/python -m pytest -n 2 -m "not engine and not cluster and not programs" $(QUICK)
 QUICK := tests/test_house.py tests/test_environments.py tests/test_words.py tests/api tests/docs tests/doors tests/planner \
   tests/prompts tests/records tests/render tests/report tests/stage
+
+gpu: $(GPU)/ready ## for a machine with an NVIDIA GPU: the environment .venv/gpu (docs/gpu-machine.md)
 
 demo: $(CPU)/ready $(OUT)/volume/input/about.json ## run the whole loop on this machine: M1 to M4, a table, a report
 	$(CPU)/bin/psr run -f examples/demo/run.yaml --workdir $(OUT)/work $(MOUNT)
@@ -137,10 +140,13 @@ $(UV): requirements/uv.txt
 	@touch $@
 
 $(CPU)/ready: requirements/cpu.txt pyproject.toml | $(UV)
-	$(call environment,$(CPU),cpu)
+	$(call environment,$(CPU),cpu,6)
 
 $(DEV)/ready: requirements/dev.txt pyproject.toml | $(UV)
-	$(call environment,$(DEV),dev)
+	$(call environment,$(DEV),dev,6)
+
+$(GPU)/ready: requirements/gpu.txt pyproject.toml | $(UV)
+	$(call environment,$(GPU),gpu,10)
 
 $(CONTROL)/ready: requirements/control-plane.txt | $(UV)
 	@flock $(CONTROL).lock sh -ec '$(UV) venv -q --allow-existing --python $(PYTHON) $(CONTROL); \
@@ -154,7 +160,7 @@ $(CONTROL)/ready: requirements/control-plane.txt | $(UV)
 
 # Two makes beside each other wait for one another here, and the second one has nothing left to install.
 define environment
-@echo "installing $(2) into $(1) (about 6 GB, once)"
+@echo "installing $(2) into $(1) (about $(3) GB, once)"
 @flock $(1).lock sh -ec '$(UV) venv -q --allow-existing --python $(PYTHON) $(1); export VIRTUAL_ENV=$(1); \
   $(UV) pip sync -q --require-hashes requirements/$(2).txt; $(UV) pip install -q --no-deps --no-build-isolation -e .'
 @touch $@

@@ -209,8 +209,8 @@ def test_a_full_disk_is_temporary(config: Config, tmp_path: Path, full: str) -> 
     assert "o space left on device" in ended.stderr or "no space left on the device" in ended.stderr
     assert str(tmp_path / "disk") in ended.stderr
     left = lines[1 : lines.index(next(line for line in lines if line.startswith("{")))]
-    logged = [str(tmp_path / "disk/out/log/segment-1.jsonl")] if full == "output" else []
-    assert left == [str(tmp_path / "disk/filler"), *logged]
+    begun = ["begun.json", "log/segment-1.jsonl"] if full == "output" else []
+    assert left == [str(tmp_path / "disk/filler"), *(str(tmp_path / "disk/out" / name) for name in begun)]
     assert json.loads(lines[-2])["lines"] == 8
     assert lines[-1] == "code 0"
 
