@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from psr_runtime.config.fields import PLUGIN
 from psr_runtime.config.packages import entry_points, own_implementations, package_of
+from psr_runtime.config.spelling import did_you_mean
 from psr_runtime.protocol.errors import ConfigurationError
 
 T = TypeVar("T")
@@ -93,7 +94,8 @@ class Registry(Generic[T]):
                         f"{self.field} {name}: {item.value} of {package_of(item)} cannot be imported ({error})"
                     ) from error
                 return loaded
+        meant = did_you_mean(name, self.names())
         raise ConfigurationError(
             f"{self.field}: nobody brings {name!r}; there are {', '.join(self.names())}. A package brings one by an "
-            f"entry point in the group {self.group}; in pods it has to be in the image"
+            f"entry point in the group {self.group}; in pods it has to be in the image{meant}"
         )

@@ -29,7 +29,7 @@ def beside(path: Path) -> str:
         missing = missing.parent
     if missing.parent == Path(missing.anchor):
         return (
-            f"; this machine has no {missing}: where a volume is meant, psr run --mount {missing}=FOLDER says which "
-            "folder stands for it"
+            f"; this machine has no {missing}: where a volume is meant, --mount {missing}=FOLDER says which folder "
+            "stands for it"
         )
     return f"; there is no folder {missing}{beside(missing)}"

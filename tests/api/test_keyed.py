@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from psr_operator.api.pod import PodOverrides
 from psr_operator.api.run import SelfRewardRunSpec
-from psr_operator.local.store import changed_method_fields
+from psr_operator.local import store
 from tests.api.definitions import manifest
 
 
@@ -38,6 +38,10 @@ def test_a_key_occurs_once(field: str, item: dict[str, object]) -> None:
 
 def _name(alias: str) -> str:
     return next(name for name, field in PodOverrides.model_fields.items() if field.alias == alias)
+
+
+def changed_method_fields(before: SelfRewardRunSpec, after: SelfRewardRunSpec) -> list[str]:
+    return [path for path, *_ in store.changed_method_fields(before, after)]
 
 
 def test_psr_run_compares_evaluations_by_name_as_an_apiserver_does() -> None:

@@ -53,8 +53,9 @@ def test_psr_understands_it(command: Command, capsys: pytest.CaptureFixture[str]
     if "|" in words:
         words = words[: words.index("|")]
     if words[1].startswith("-"):  # of `psr` itself
-        with pytest.raises(SystemExit, match="^0$"):
+        with pytest.raises(SystemExit) as ended:
             cli.main(words[1:])
+        assert ended.value.code == 0
         return
     with pytest.raises(SystemExit):
         cli.main([*words[1 : 3 if words[1] in ("data",) else 2], "--help"])

@@ -165,6 +165,7 @@ def test_a_watched_manifest_is_applied_as_it_is_saved(
     loop["spec"]["iterations"][0]["questions"] = 3
     write(path, loop, evaluation)
     running.says("SelfRewardRun/loop: spec.iterations decides what is computed and cannot be changed; give the object")
+    running.says('put it back: it was [{"questions": 1, "allowReuse": false}, {"questions": 2, ')
     path.write_text("kind: [")
     running.says(f"{path}, line 1: ")
     assert running.end(signal.SIGTERM) == 75, "the run is still suspended"

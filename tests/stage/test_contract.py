@@ -192,6 +192,7 @@ def test_a_scheme_that_nobody_brings_is_refused_with_the_names_that_are_there(ru
         ended = run(config, **changed)
         assert (ended.code, ended.message["reason"]) == (64, "ConfigurationError")
         assert "gs://bucket/x: URI scheme: nobody brings 'gs'; there are file, hf, s3" in ended.err
+    assert "; did you mean file?" in run(config, output="fil:///x").err
 
 
 def test_what_is_no_json_is_refused(run: Run) -> None:

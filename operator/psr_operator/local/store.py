@@ -19,7 +19,7 @@ from psr_operator.api import PolicyServer, Resource
 from psr_operator.api.common import WorkStatus
 from psr_operator.api.keyed import Keyed
 from psr_operator.api.manifest import ManifestError
-from psr_runtime.config import MARK
+from psr_runtime.config import MARK, Schema
 
 Key = tuple[str, str]
 
@@ -74,9 +74,10 @@ class Store:
             return False
         changed = changed_method_fields(stored.spec, wanted.spec)
         if changed:
+            path, was, now = changed[0]
             raise ManifestError(
-                f"{wanted.ref}: spec.{changed[0]} decides what is computed and cannot be changed; "
-                "give the object another name, or put it back"
+                f"{wanted.ref}: spec.{path} decides what is computed and cannot be changed; give the object another "
+                f"name, or put it back: it was {_shown(was)} and is {_shown(now)} now"
             )
         meta = stored.metadata.model_copy(update={"generation": stored.metadata.generation + 1})
         self._put(stored.model_copy(update={"metadata": meta, "spec": wanted.spec}))
@@ -135,9 +136,9 @@ def stored_object(folder: Path, kind: str, name: str) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
-def changed_method_fields(before: Any, after: Any, at: str = "") -> list[str]:
-    """Dotted paths of immutable fields that differ. Lists of a run's iterations may grow."""
-    paths = []
+def changed_method_fields(before: Any, after: Any, at: str = "") -> list[tuple[str, Any, Any]]:
+    """Immutable fields that differ: dotted path, old and new value. Lists of a run's iterations may grow."""
+    changed = []
     for name, field in type(before).model_fields.items():
         extra = field.json_schema_extra
         mark = extra.get(MARK) if isinstance(extra, Mapping) else None
@@ -149,10 +150,17 @@ def changed_method_fields(before: Any, after: Any, at: str = "") -> list[str]:
             continue
         keyed = next((item for item in field.metadata if isinstance(item, Keyed)), None)
         if hasattr(type(old), "model_fields") and type(old) is type(new):
-            paths += changed_method_fields(old, new, path)
+            changed += changed_method_fields(old, new, path)
         elif keyed and keyed.by_key(old).keys() == keyed.by_key(new).keys():
             for key, item in keyed.by_key(old).items():
-                paths += changed_method_fields(item, keyed.by_key(new)[key], f"{path}[{key}]")
+                changed += changed_method_fields(item, keyed.by_key(new)[key], f"{path}[{key}]")
         else:
-            paths.append(path)
-    return paths
+            changed.append((path, old, new))
+    return changed
+
+
+def _shown(value: Any) -> str:
+    """A value of a field as a manifest has it."""
+    if value is None:
+        return "not set"
+    return json.dumps(value, default=Schema.to_json, ensure_ascii=False)
