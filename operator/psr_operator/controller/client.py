@@ -8,6 +8,7 @@ Kept small on purpose: importing the official client costs the operator as much 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -23,6 +24,8 @@ REQUEST_SECONDS = 30.0
 CONNECTIONS = 64
 """Requests at the same time, watches not counted."""
 PAGE = 100
+PAGE_PAUSES = (0.2, 0.4, 0.8, 1.6)
+"""Seconds before a page of a list is asked for again."""
 WRITING = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
 """A field that the apiserver does not know is an error, not something to be dropped: manifests hold free-form parts."""
 WRITING_OURS = {**WRITING, "fieldValidation": "Ignore"}
@@ -133,13 +136,26 @@ class Client:
         if fields:
             query["fieldSelector"] = fields
         while True:
-            page = await self._request("GET", path, query=query)
+            page = await self._page(path, query)
             for item in page.get("items", []):
                 yield item
             token = page.get("metadata", {}).get("continue")
             if not token:
                 return
             query["continue"] = token
+
+    async def _page(self, path: str, query: Mapping[str, str]) -> dict[str, Any]:
+        """One page of a list. It is asked for again where it is refused for a moment: the lists before it still count."""
+        for pause in PAGE_PAUSES:
+            try:
+                return await self._request("GET", path, query=query)
+            except Refused as refused:
+                if not refused.passing:
+                    raise
+            except Unreachable:
+                pass
+            await asyncio.sleep(pause)
+        return await self._request("GET", path, query=query)
 
     async def create(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """POST to a collection."""
