@@ -211,9 +211,33 @@ def read(text: str, place: Path) -> Resource | str:
     return manifest
 
 
+def without_unfilled(whole: Any, stored: Any, schema: dict[str, Any]) -> Any:
+    """A spec without the defaults of items that have no key: the apiserver leaves those to the models."""
+    if isinstance(whole, dict) and isinstance(stored, dict):
+        properties = schema.get("properties", {})
+        return {
+            name: without_unfilled(value, stored.get(name), properties.get(name, {})) for name, value in whole.items()
+        }
+    if isinstance(whole, list) and isinstance(stored, list) and len(whole) == len(stored):
+        items, keyless = schema.get("items", {}), schema.get("x-kubernetes-list-type") == "atomic"
+        return [
+            without_unfilled(_said(one, other) if keyless else one, other, items)
+            for one, other in zip(whole, stored, strict=True)
+        ]
+    return whole
+
+
+def _said(item: Any, stored: Any) -> Any:
+    """What of an item is stored as well."""
+    if not isinstance(item, dict) or not isinstance(stored, dict):
+        return item
+    return {name: _said(value, stored[name]) for name, value in item.items() if name in stored}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_apiserver_and_the_models_agree(kind: str, connection: Connection, tmp_path: Path) -> None:
     seen: Counter[str] = Counter()
+    spec_schema = schema_of(definition(kind))["properties"]["spec"]
 
     @settings(
         max_examples=EXAMPLES,
@@ -243,7 +267,8 @@ def test_the_apiserver_and_the_models_agree(kind: str, connection: Connection, t
         else:
             assert stored.spec == wanted.spec, text
             assert to_stored(wanted)["spec"] == wanted.spec.to_json()
-            assert wanted.spec.to_whole_json() == without_nulls(answer["spec"]), f"{text}\nlacks defaults"
+            whole = without_unfilled(wanted.spec.to_whole_json(), without_nulls(answer["spec"]), spec_schema)
+            assert whole == without_nulls(answer["spec"]), f"{text}\nlacks defaults"
         assert answer["status"] == {"observedGeneration": -1}
         plan(stored, Observed(), NOW)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from psr_operator.api import KINDS
+from psr_operator.api.paths import with_uris
 from psr_runtime.config import URI, Uri
 from psr_runtime.config.fields import other_scheme
 
@@ -75,3 +78,11 @@ def test_the_pattern_is_one_that_an_apiserver_compiles() -> None:
     """Go's expressions know no lookahead and no back-reference."""
     assert "(?" not in URI
     assert not re.search(r"\\\d", URI)
+
+
+@pytest.mark.parametrize(
+    "text", ["é" * 2000, "a\0b", "~nobody-here/problems.jsonl"], ids=["too long", "a null", "no user"]
+)
+def test_a_path_that_no_file_system_takes_is_left_to_the_schema(text: str, tmp_path: Path) -> None:
+    document = {"spec": {"problems": text}}
+    assert with_uris(KINDS["SelfRewardRun"], document, tmp_path) == document

@@ -21,6 +21,8 @@ LEFT_OUT = {
     "psr-system": "the operator's namespace",
     "-w": "watches for ever",
     "namespace": "the test has made one",
+    "NODE": "a node that died",
+    "POD": "a pod on it",
 }
 RUNS = ("run-1.5b.yaml", "step-dpo.yaml")
 

@@ -128,13 +128,22 @@ def variants(stage: str, path: Path_) -> list[tuple[Any, StageConfig]]:
     """
     fitting = []
     for value in values_for(stage):
-        document = BASE[stage].model_dump(mode="json", by_alias=True)
+        document = whole(BASE[stage])
         put(document, path, value)
         with contextlib.suppress(ValidationError):
             config = parse(stage, document)
             if config != BASE[stage] and input_uris(config).keys() == input_uris(BASE[stage]).keys():
                 fitting.append((value, config))
     return fitting
+
+
+def whole(config: Schema) -> dict[str, Any]:
+    """A configuration with every field, those that are left out at their default as well."""
+    document = {}
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        document[field.alias or name] = whole(value) if isinstance(value, Schema) else value
+    return json.loads(json.dumps(document, default=lambda item: item.model_dump(mode="json", by_alias=True)))
 
 
 def put(document: Any, path: Path_, value: Any) -> None:
@@ -161,7 +170,7 @@ def test_any_mixture_of_changes(data: st.DataObject) -> None:
     """Two configurations have one digest exactly when they differ in operation fields and addresses only."""
     stage = data.draw(st.sampled_from(sorted(BASE)))
     places = [(path, mark) for name, path, mark in FIELDS if name == stage]
-    document = BASE[stage].model_dump(mode="json", by_alias=True)
+    document = whole(BASE[stage])
     changes = data.draw(st.lists(st.sampled_from(places), min_size=1, max_size=6, unique=True))
     for path, _ in changes:
         put(document, path, data.draw(st.sampled_from(variants(stage, path)))[0])

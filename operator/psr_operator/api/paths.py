@@ -55,10 +55,10 @@ def _with_uris(field: FieldInfo, value: Any, folder: Path) -> Any:
 def _uri(text: str, folder: Path, *, must_exist: bool) -> str:
     if not text or SCHEME.match(text):
         return text
-    path = Path(os.path.abspath(folder / Path(text).expanduser()))
-    if must_exist and not text.startswith(EXPLICIT) and not path.exists():
+    path = os.path.abspath(folder / os.path.expanduser(text))
+    if must_exist and not text.startswith(EXPLICIT) and not os.path.exists(path):
         return text
-    return path.as_uri()
+    return Path(path).as_uri()
 
 
 def _is_input(field: FieldInfo) -> bool:

@@ -145,7 +145,7 @@ class Client:
             query["continue"] = token
 
     async def _page(self, path: str, query: Mapping[str, str]) -> dict[str, Any]:
-        """One page of a list. It is asked for again where it is refused for a moment: the lists before it still count."""
+        """One page of a list. One that is refused for a moment is asked for again: the pages before it still count."""
         for pause in PAGE_PAUSES:
             try:
                 return await self._request("GET", path, query=query)
