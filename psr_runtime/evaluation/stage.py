@@ -186,7 +186,7 @@ def _logged(
     Raises:
         DataError: the log is of another configuration, or a problem was asked by another prompt.
     """
-    prompts = {question.problem.id: question.prompt_ids for question in questions}
+    prompts = {question.problem.id: prompt_digest(question.prompt_ids) for question in questions}
     responses: dict[str, Response] = {}
     for record in records:
         if record["digest"] != digest:

@@ -122,17 +122,18 @@ def prompt_digest(ids: Sequence[int]) -> str:
     return hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()[:16]
 
 
-def require_same_prompt(logged: str | None, ids: Sequence[int], chat: ChatTemplate, where: str) -> None:
+def require_same_prompt(logged: str | None, sent: str, chat: ChatTemplate, where: str) -> None:
     """Fail where a log was begun with another prompt than the one that is rendered now.
 
     Args:
         logged: `prompt_digest` of what was sent; None in a log of version 0.1.0, whose templates printed the day.
+        sent: `prompt_digest` of what would be sent now.
         where: log and problem, for the message.
 
     Raises:
         DataError: another prompt.
     """
-    if logged == prompt_digest(ids) or (logged is None and not chat.reads_clock):
+    if logged == sent or (logged is None and not chat.reads_clock):
         return
     why = "the date of that day was printed" if logged is None else "the template or its libraries were others"
     raise DataError(f"{where}: was begun with another prompt than the one that is rendered now ({why}); remove the log")

@@ -88,7 +88,7 @@ async def _search_all(
     config: SearchStage, context: StageContext, tokenizer: Tokenizer, questions: Sequence[Question]
 ) -> list[Tree]:
     """The tree of each question, in their order."""
-    prompts = {question.problem.id: question.prompt_ids for question in questions}
+    prompts = {question.problem.id: prompt_digest(question.prompt_ids) for question in questions}
     journal = Journal(context.storage, join(config.output, "log"))
     try:
         finished = _finished_levels(journal, config.output, context.digest, tokenizer, prompts)
@@ -101,7 +101,7 @@ async def _search_all(
 
             async def log(level: Level) -> None:
                 document = level.model_dump(mode="json", exclude_none=True)
-                prompt = prompt_digest(prompts[level.problem_id])
+                prompt = prompts[level.problem_id]
                 await journal.append({"digest": context.digest, "prompt": prompt, "level": document})
 
             async def search(question: Question) -> Tree:
@@ -131,9 +131,12 @@ def _strategy(config: SearchStage, tokenizer: Tokenizer, engine: Engine, context
 
 
 def _finished_levels(
-    journal: Journal, output: str, digest: str, tokenizer: Tokenizer, prompts: Mapping[str, list[int]]
+    journal: Journal, output: str, digest: str, tokenizer: Tokenizer, prompts: Mapping[str, str]
 ) -> dict[str, list[Level]]:
     """Levels that earlier attempts logged, by problem id, in order; of two with one number the first stands.
+
+    Args:
+        prompts: `prompt_digest` of each problem's prompt.
 
     Raises:
         DataError: the log is of another configuration, or a problem was asked by another prompt.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -95,3 +96,20 @@ def links(page: Path) -> list[str]:
     prose = re.sub(r"(?ms)^```.*?^```$", "", page.read_text())
     targets = re.findall(r"\]\(([^)\s]+)\)", prose)
     return [target for target in targets if not re.match(r"[a-z]+:", target)]
+
+
+def check_generated(page: Path, name: str, by: str, text: str) -> None:
+    """A part of a page is what the code says; with PSR_WRITE_GOLDEN it is written anew.
+
+    Args:
+        name: of the part, as its marks have it.
+        by: the command that writes it.
+    """
+    begin, end = f"<!-- {name}: written by {by} -->\n", f"<!-- end of {name} -->\n"
+    before, _, rest = page.read_text().partition(begin)
+    part, _, after = rest.partition(end)
+    assert after, f"{page.name} has lost the marks of its table"
+    if os.environ.get("PSR_WRITE_GOLDEN"):
+        page.write_text(f"{before}{begin}{text}\n{end}{after}")
+        return
+    assert part == f"{text}\n", f"{by} writes it anew"

@@ -5,26 +5,16 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from psr_operator.reasons import TABLE, Reason, documented
-from tests.docs.pages import ROOT
+from tests.docs.pages import ROOT, check_generated
 
 PAGE = ROOT / "docs" / "operator.md"
-BEGIN = "<!-- reasons: written by make reasons -->\n"
-END = "<!-- end of reasons -->\n"
 
 
 def test_the_page_has_the_table_of_reasons() -> None:
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    table, _, after = rest.partition(END)
-    assert after, f"{PAGE.name} has lost the marks of its table"
-    if os.environ.get("PSR_WRITE_GOLDEN"):
-        PAGE.write_text(f"{before}{BEGIN}{documented()}\n{END}{after}")
-        return
-    assert table == f"{documented()}\n", "make reasons writes it anew"
+    check_generated(PAGE, "reasons", "make reasons", documented())
 
 
 @pytest.mark.parametrize("reason", Reason)

@@ -170,10 +170,11 @@ def test_a_log_goes_on_only_with_the_prompt_that_began_it(tmp_path: Path) -> Non
     plain, clock = (
         tokenizer_of(tmp_path / name, text).chat for name, text in (("a", CHATML), ("b", CLOCKS["SmolLM3"]))
     )
-    for logged in (prompt_digest([1, 2]), None):  # version 0.1.0 logged no prompt
-        require_same_prompt(logged, [1, 2], plain, "log")
-    require_same_prompt(prompt_digest([1, 2]), [1, 2], clock, "log")
+    sent = prompt_digest([1, 2])
+    for logged in (sent, None):  # version 0.1.0 logged no prompt
+        require_same_prompt(logged, sent, plain, "log")
+    require_same_prompt(sent, sent, clock, "log")
     with pytest.raises(DataError, match=r"log, q1: was begun with another prompt .* \(the date of that day"):
-        require_same_prompt(None, [1, 2], clock, "log, q1")
+        require_same_prompt(None, sent, clock, "log, q1")
     with pytest.raises(DataError, match=r"was begun with another prompt .*; remove the log"):
-        require_same_prompt(prompt_digest([1]), [1, 2], plain, "log, q1")
+        require_same_prompt(prompt_digest([1]), sent, plain, "log, q1")
